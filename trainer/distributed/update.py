@@ -136,7 +136,8 @@ class ShardedUpdate(Update):
     is updated by the same operations as by `Update`. The parameters, with these `names`, were `cut`
     before the optimizer was made.
 
-    UserError for an optimizer with groups of its own."""
+    UserError for an optimizer that is not elementwise where parameters are cut, or has groups of
+    its own."""
 
     def __init__(
         self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str],
@@ -144,6 +145,11 @@ class ShardedUpdate(Update):
     ) -> None:  # fmt: skip
         super().__init__(optimizer, comm, clip)
         self._flat, self._names, self._reducer = sync.flat, names, sync.reducer
+        if sync.reducer.scatters and not optimizer.elementwise:
+            raise UserError(
+                "--shard-optimizer: expected an optimizer that updates each element by itself, got "
+                f"{type(optimizer).__name__}; use --no-shard-optimizer"
+            )
         self.shared = shared(sync, comm.size)
         if [group.flat for group in optimizer.groups] != [*sync.flat.slices]:
             raise UserError(

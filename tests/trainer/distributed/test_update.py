@@ -231,6 +231,14 @@ def test_optimizers_of_whole_parameters_share_these() -> None:
     assert part.shapes == ((7, 5), (7,)) and part.data.shape == (42,)
 
 
+def test_an_optimizer_that_looks_beyond_an_element_is_refused_where_parameters_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SGD, "elementwise", False)
+    with pytest.raises(UserError, match="updates each element by itself, got SGD"):
+        shards()
+
+
 def test_an_optimizer_with_groups_of_its_own_is_refused() -> None:
     others = [ag.Parameter(ag.ones(2))]
     with pytest.raises(UserError, match="--shard-optimizer: expected an optimizer over the flat"):
