@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,11 +119,12 @@ def shared(sync: GradientSync, ranks: int) -> list[Shared]:
             Shared(start, (*(span(size, ranks, rank)[0] for rank in range(ranks)), size))
             for start, size in sizes
         ]
-    ends = [*sync.flat.offsets[1:], sync.flat.data.spec.size]
-    middles = [(start + end) / 2 for start, end in zip(sync.flat.offsets, ends, strict=True)]
+    size = sync.flat.data.spec.size
+    edges = (*sync.flat.offsets, size)
+    middles = [(start + end) / 2 for start, end in pairwise(edges)]
     # A parameter is updated by the rank in whose even share its middle lies.
-    firsts = [bisect_left(middles, rank * ends[-1] / ranks) for rank in range(ranks)]
-    return [Shared(0, (*([0, *ends][first] for first in firsts), ends[-1]))]
+    firsts = [bisect_left(middles, rank * size / ranks) for rank in range(ranks)]
+    return [Shared(0, (*(edges[first] for first in firsts), size))]
 
 
 def cut(sync: GradientSync, comm: Comm) -> None:

@@ -274,13 +274,13 @@ def test_residuals_that_no_step_can_add_are_dropped_aloud(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # four runs, which wait for those of other tests
+@pytest.mark.timeout(900)  # five runs, which wait for those of other tests
 def test_lenet_learns_as_well_compressed(mpirun: Any, tmp_path: Path) -> None:
     """Within half a point of accuracy of the exact exchange after an epoch."""
     words = ["--model", "lenet", "--epochs", "1"]
     exact = train(mpirun, 2, tmp_path / "none", *words)
     assert exact["test_accuracy"] > 0.98
-    for scheme in ("bf16", "topk", "powersgd"):
+    for scheme in ("bf16", "fp16", "topk", "powersgd"):
         result = train(mpirun, 2, tmp_path / scheme, *words, "--compress", scheme)
         assert result["test_accuracy"] > exact["test_accuracy"] - 0.005, scheme
         assert result["test_loss"] != exact["test_loss"]

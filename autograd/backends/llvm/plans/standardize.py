@@ -112,12 +112,8 @@ class _Images:
         self.dtype, self.groups, self.images = x.dtype, groups, x.shape[0]
         self.layout = ChannelsLast(x)
         one = NormCall(target, Spec((1, *x.shape[1:]), x.dtype))  # of an image
-        self.rows, self.extent, self.room, self.step = (
-            one.rows,
-            one.extent,
-            one.room,
-            one.each_image,
-        )
+        self.rows, self.extent = one.rows, one.extent
+        self.room, self.step = one.room, one.each_image
         self.few = max(1, CACHED // self.step)
         self.moments = build(statistics, target, one.rows)
         self.write = build(normalise, target, one.rows, 0.0, True)
