@@ -420,7 +420,7 @@ def create_optimizer(
             f"got {config.warmup_steps}"
         )
     chosen = optimizer_settings(config)
-    if chosen.get("nesterov") and not config.momentum:
+    if config.optimizer == "sgd" and config.nesterov and not config.momentum:
         raise UserError(f"--nesterov: expected --momentum above 0, got {config.momentum}")
     if not config.decay_norm_bias and not config.weight_decay:
         raise UserError(

@@ -123,6 +123,11 @@ def test_options_that_do_not_fit_are_refused_in_a_line(
     assert said in line
 
 
+def test_muon_takes_no_momentum(train: Train) -> None:
+    """Its nesterov is its own default, and no option that a user could leave out."""
+    assert train("out", "--optimizer", "muon", "--momentum", "0", "--max-steps", "1") == 0
+
+
 def test_another_optimizer_does_not_go_on(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("out", "--optimizer", "rmsprop", "--max-steps", "1") == 0
     assert train("out", "--optimizer", "adam", "--resume", "auto") == 2
