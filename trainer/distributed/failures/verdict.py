@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,9 +55,10 @@ class Seen:
     gone: bool = False
 
 
-def judge(seen: Mapping[int, Seen], limit: float) -> str:
+def judge(seen: Mapping[int, Seen], limit: float, unknown: Collection[int] = ()) -> str:
     """Return which rank keeps the others waiting for longer than `limit` seconds allow and how, in
-    one line; an empty line as long as all is well."""
+    one line; an empty line as long as all is well. Nothing was ever heard of the `unknown` ranks,
+    as where they could not connect: they may work."""
     for rank in seen.values():
         if rank.gone:
             return f"{rank.status.title} ended unexpectedly, {rank.status.doing}"
@@ -80,6 +81,9 @@ def judge(seen: Mapping[int, Seen], limit: float) -> str:
         if who.silent >= limit:
             said = f"has given no sign of life for {who.silent:.0f} s"
             return f"{who.status.title} {said}; {wait}"
+    if not late and unknown:
+        said = f"rank {min(unknown)} cannot be reached; {wait}"
+        return said if at.waited >= PATIENCE * limit else ""
     if not late:
         return f"all ranks have come, but the collective does not end: {wait}"
     for status in (s.status for s in late):

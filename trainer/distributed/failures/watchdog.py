@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Final
@@ -114,7 +114,9 @@ class Watchdog:
         text = json.dumps(self._hub.contact).encode() if self._hub else b""
         self._contact = Contact(*json.loads(comm.bcast_bytes(text)))
         self._thread = threading.Thread(target=self._run, name="tallygrad-watchdog", daemon=True)
+        self._reported = threading.Event()
         self._thread.start()
+        self._reported.wait(2 * BEAT)  # a rank that is stopped from here on is a known one
 
     def close(self) -> None:
         """Say farewell, and end the thread."""
@@ -141,6 +143,7 @@ class Watchdog:
         gone: dict[int, float] = {}
         left: set[int] = set()
         self._tell_outside(self.status())  # before others can be blamed for the end of this rank
+        self._reported.set()
         while not self.journal.ended.is_set():
             for rank, message in hub.messages(BEAT):
                 match message:
@@ -162,20 +165,12 @@ class Watchdog:
                 for r, (status, at) in latest.items()
                 if r not in left
             }
-            if verdict := judge(seen, self.limit) or self._unreached(seen, left):
+            unknown = set(range(self.comm.size)) - seen.keys() - left
+            if verdict := judge(seen, self.limit, unknown):
                 self._condemn(hub, verdict, DYING if gone else 0.0)
         hub.tell({"farewell": True})
         self._leave()
         hub.close()
-
-    def _unreached(self, seen: Mapping[int, Seen], left: set[int]) -> str:
-        """Judge where ranks could not connect, of which nothing is known."""
-        unknown = set(range(self.comm.size)) - seen.keys() - left
-        status = seen[0].status
-        if not unknown or status.waited < PATIENCE * self.limit:
-            return ""
-        wait = f"rank 0 waits for {status.waited:.0f} s in {status.call}"
-        return f"rank {min(unknown)} cannot be reached; {wait}"
 
     def _condemn(self, hub: Hub, verdict: str, delay: float) -> None:
         """End all ranks; MPI does it better where it sees the loss itself, which takes a moment."""
@@ -195,6 +190,7 @@ class Watchdog:
             status = self._tell_outside(self.status())
             if peer is not None:
                 peer.send({"status": asdict(status)})
+            self._reported.set()
             self._pause(peer)
             heard += self._gaps.beat()
             for message in peer.receive() if peer is not None else ():

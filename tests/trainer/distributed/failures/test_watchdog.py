@@ -77,6 +77,13 @@ def test_who_is_let_alone(seen: list[Seen]) -> None:
     assert verdict(*seen) == ""
 
 
+def test_a_rank_of_which_nothing_is_known_is_waited_for() -> None:
+    """It has not come, so that not all have; it may work, and cannot say so."""
+    near, far = ({r: Seen(waiting(r, s)) for r in (0, 2)} for s in (61, PATIENCE * LIMIT))
+    assert judge(near, LIMIT, unknown={1}) == ""
+    assert judge(far, LIMIT, unknown={1}).startswith("rank 1 cannot be reached; rank 0 and 1 more")
+
+
 def test_ranks_that_wait_in_two_streams_are_found_out() -> None:
     """Each waits for what the other has to drive."""
     one, other = waiting(0, 61, number=3, stream="return"), waiting(1, 61)
