@@ -5,8 +5,8 @@ are ordered r z n, its weights (3 H, I) and (3 H, H); an Elman network's are (H,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from .. import context
 from ..ops import gru as units
@@ -19,12 +19,12 @@ from ..tensor import Tensor
 from .arrange import cat
 from .dropout import dropout as drop
 from .linear import linear
+from .packed import PackedSequence, Walk
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_cell", "rnn_relu", "rnn_tanh"]
 
-# Takes inputs, the states before the first step, w_ih, w_hh and the biases, if any, and whether to
-# walk backwards; returns the outputs of all steps and the last states.
-Walk: TypeAlias = Callable[[Value, list[Value], Sequence[Tensor], bool], tuple[Value, list[Value]]]
+# A tensor (T, N, C), or sequences of several lengths.
+Steps = TypeVar("Steps", Tensor, PackedSequence)
 NONLINEARITIES = ops.NONLINEARITIES
 
 
@@ -139,7 +139,7 @@ def gru_cell(
 
 
 def lstm(
-    input: Tensor,
+    input: Steps,
     hx: tuple[Tensor, Tensor] | None,
     params: Sequence[Tensor],
     num_layers: int = 1,
@@ -147,11 +147,12 @@ def lstm(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Steps, tuple[Tensor, Tensor]]:
     """Run an LSTM over sequences; return the last layer's states and the final (h, c).
 
     Input is (T, N, I), (N, T, I) with `batch_first`, or (T, I); states (h, c) are (layers x
-    directions, N, H), None for zeros. The last layer's states are (T, N, directions x H).
+    directions, N, H), None for zeros. The last layer's states are (T, N, directions x H). A
+    `PackedSequence` gives another one, and the final states of each sequence.
 
     `params`: for each layer, for each direction, w_ih, w_hh and, in all or none, b_ih and b_hh.
     `dropout` acts between layers in training. ValueError for shapes that do not fit."""
@@ -161,7 +162,7 @@ def lstm(
 
 
 def gru(
-    input: Tensor,
+    input: Steps,
     hx: Tensor | None,
     params: Sequence[Tensor],
     num_layers: int = 1,
@@ -169,7 +170,7 @@ def gru(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Steps, Tensor]:
     """Run a gated recurrent unit, see `gru_cell`, over sequences; all as in `lstm`, with a single
     state h."""
     net = _Network("gru", 3, _gru_walk, num_layers, bidirectional, batch_first)
@@ -177,7 +178,7 @@ def gru(
 
 
 def rnn_tanh(
-    input: Tensor,
+    input: Steps,
     hx: Tensor | None,
     params: Sequence[Tensor],
     num_layers: int = 1,
@@ -185,14 +186,14 @@ def rnn_tanh(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Steps, Tensor]:
     """Run an Elman network (Elman 1990) over sequences; all as in `lstm`, with a single state h."""
     net = _Network("rnn_tanh", 1, _rnn_walk("tanh"), num_layers, bidirectional, batch_first)
     return net.run_single(input, hx, params, dropout if training else 0.0)
 
 
 def rnn_relu(
-    input: Tensor,
+    input: Steps,
     hx: Tensor | None,
     params: Sequence[Tensor],
     num_layers: int = 1,
@@ -200,7 +201,7 @@ def rnn_relu(
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Steps, Tensor]:
     """Run an Elman network with max(x, 0) in place of tanh; all as in `rnn_tanh`."""
     net = _Network("rnn_relu", 1, _rnn_walk("relu"), num_layers, bidirectional, batch_first)
     return net.run_single(input, hx, params, dropout if training else 0.0)
@@ -227,10 +228,15 @@ class _Network:
         self.batch_first = batch_first
 
     def run(
-        self, input: Tensor, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor],
+        self, input: Steps, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor],
         p: float,
-    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    ) -> tuple[Steps, list[Tensor]]:  # fmt: skip
         """Return the outputs of the last layer and each of the final states of all layers."""
+        if isinstance(input, PackedSequence):
+            layout = input.layout()
+            self.walk = layout.walk(self.walk)
+            y, last = self._batched(layout.padded(input.data), hx, states, params, p)
+            return input._replace(data=layout.packed(y)), last
         if input.ndim == 2:
             states_in = None if hx is None else [h.unsqueeze(1) for h in hx]
             y, last = self._batched(input.unsqueeze(1), states_in, states, params, p)
@@ -245,8 +251,8 @@ class _Network:
         return y.transpose(0, 1), last
 
     def run_single(
-        self, input: Tensor, hx: Tensor | None, params: Sequence[Tensor], p: float
-    ) -> tuple[Tensor, Tensor]:
+        self, input: Steps, hx: Tensor | None, params: Sequence[Tensor], p: float
+    ) -> tuple[Steps, Tensor]:
         """Return what `run` does for cells with a single state."""
         y, (h,) = self.run(input, None if hx is None else (hx,), 1, params, p)
         return y, h

@@ -11,6 +11,7 @@ from ..device import Device, layer_type
 from ..functional.create import zeros
 from ..functional.recurrent import (
     NONLINEARITIES,
+    Steps,
     gru,
     gru_cell,
     lstm,
@@ -125,10 +126,11 @@ class RNN(_Recurrent):
             dtype=dtype,
         )
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Steps, hx: Tensor | None = None) -> tuple[Steps, Tensor]:
         """Return outputs (T, N, directions H) and final states (layers directions, N, H).
 
-        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
+        another one; hx are the initial states, None for zeros."""
         run = rnn_tanh if self.nonlinearity == "tanh" else rnn_relu
         return run(x, hx, *self._options())
 
@@ -142,11 +144,12 @@ class LSTM(_Recurrent):
     gates = 4
 
     def forward(
-        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Steps, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Steps, tuple[Tensor, Tensor]]:
         """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H).
 
-        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial h and c, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
+        another one; hx are the initial h and c, None for zeros."""
         return lstm(x, hx, *self._options())
 
 
@@ -157,10 +160,11 @@ class GRU(_Recurrent):
 
     gates = 3
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Steps, hx: Tensor | None = None) -> tuple[Steps, Tensor]:
         """Return outputs (T, N, directions H) and final states (layers directions, N, H).
 
-        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
+        another one; hx are the initial states, None for zeros."""
         return gru(x, hx, *self._options())
 
 
