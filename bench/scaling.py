@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tallygrad.autograd import context
-from tallygrad.datasets import Dataset
+from tallygrad.datasets import ImageDataset
 from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
@@ -142,7 +142,7 @@ def ours(comm: Comm, case: Case, **options: Any) -> Step:
     return step
 
 
-def _images(case: Case, ranks: int) -> Dataset:
+def _images(case: Case, ranks: int) -> ImageDataset:
     """Return random images and labels, some batches of them."""
     draw = np.random.default_rng(0)
     c, h, w = case.shape
@@ -150,7 +150,7 @@ def _images(case: Case, ranks: int) -> Dataset:
     images = draw.integers(0, 256, (size, h, w, c), np.uint8).transpose(0, 3, 1, 2)
     labels = draw.integers(0, CLASSES, size)
     names = tuple(map(str, range(CLASSES)))
-    return Dataset("random", "train", images, labels, names, (0.5,) * c, (0.25,) * c)
+    return ImageDataset("random", "train", images, labels, names, (0.5,) * c, (0.25,) * c)
 
 
 def table(case: Case, ranks: int, times: dict[str, list[float]]) -> str:

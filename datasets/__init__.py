@@ -42,7 +42,7 @@ from .sets.code import open_code
 from .sets.digits import load_digits
 from .sets.folder import open_folder
 from .sets.npz import open_npz
-from .source import DataError, Dataset, Source, Subset
+from .source import DataError, ImageDataset, Source, Subset
 
 __all__ = [
     "LARGE_CHUNK",
@@ -53,8 +53,8 @@ __all__ = [
     "Contrast",
     "Cutout",
     "DataError",
-    "Dataset",
     "Flip",
+    "ImageDataset",
     "IndexLoader",
     "Loader",
     "Opened",

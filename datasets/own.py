@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .formats.pictures import fit_bytes, need_pillow
 from .reading import Reading
 from .sampler import TESTING, philox
-from .source import DataError, Dataset, Ids, Moments, Pixels, Source, checked_labels
+from .source import DataError, Ids, ImageDataset, Moments, Pixels, Source, checked_labels
 from .store import ArrayStore, Part, Store, held, measure, size_of
 
 MOST_CLASSES = 100_000
@@ -344,5 +344,5 @@ def _source(
     store = split.images
     if isinstance(store, ArrayStore):
         images = store.images.transpose(0, 3, 1, 2)
-        return Dataset(name, key, images, split.labels, classes, *moments)
+        return ImageDataset(name, key, images, split.labels, classes, *moments)
     return Streamed(name, key, store, split.labels, classes, *moments)

@@ -79,7 +79,7 @@ class Facts:
 
 
 @dataclass(frozen=True, repr=False)
-class Dataset:
+class ImageDataset:
     """One split in memory, which implements `Source`.
 
     `images` are uint8 or float32 (N, C, H, W) in channels-last memory: their transposition to
@@ -110,7 +110,7 @@ class Dataset:
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.input_shape))
         return (
-            f"Dataset({self.name}/{self.split}: {len(self)} images of {shape}, "
+            f"ImageDataset({self.name}/{self.split}: {len(self)} images of {shape}, "
             f"{len(self.classes)} classes)"
         )
 
@@ -198,9 +198,9 @@ def readers(source: Source) -> int:
     return int(getattr(source, "readers", 1))
 
 
-def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> Dataset:
-    """Build a Dataset from images (N, C, H, W), labels (N,) and the facts of the set."""
-    return Dataset(name, split, images, labels, facts.classes, facts.mean, facts.std)
+def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> ImageDataset:
+    """Build a ImageDataset from images (N, C, H, W), labels (N,) and the facts of the set."""
+    return ImageDataset(name, split, images, labels, facts.classes, facts.mean, facts.std)
 
 
 def channels_last(images: Pixels) -> Pixels:

@@ -18,7 +18,7 @@ import numpy as np
 from ..fetch import Remote, download, download_dir, folders, incomplete, missing, roots
 from ..formats.packed import members, unpacking
 from ..formats.unpickle import unpickle
-from ..source import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
+from ..source import Bytes, DataError, Facts, Ids, ImageDataset, assemble, checked_labels
 
 PIXELS = 3 * 32 * 32
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
@@ -116,7 +116,7 @@ def load_cifar(
     fetch: bool = True,
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
-) -> Dataset:
+) -> ImageDataset:
     """Return a split of "cifar10" or "cifar100", downloading the binary archive if there is none.
 
     In each root, a folder is preferred to an archive and the binary version to the python one.
@@ -168,7 +168,7 @@ def _fetch(
         raise missing(name, data_dir, [binary.archive], "", f"download: {error}") from error
 
 
-def read_cifar(name: str, split: str, version: Version, path: Path) -> Dataset:
+def read_cifar(name: str, split: str, version: Version, path: Path) -> ImageDataset:
     """Return a split from a folder or a tar.gz of the given version.
 
     Raises DataError, which names the file as `path/file`, if one is missing or damaged or does not

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..fetch import cache_dir, whole_file
 from ..sampler import DRAWING, philox
-from ..source import Bytes, DataError, Dataset, Facts, Ids, assemble
+from ..source import Bytes, DataError, Facts, Ids, ImageDataset, assemble
 from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
 
 SIZES = {"train": 60_000, "test": 10_000}
@@ -80,7 +80,7 @@ class Draws:
         return words.astype("<u8").view(np.uint8).reshape(CHUNK, SIDE, SIDE)
 
 
-def load_digits(split: str, seed: int = 0) -> Dataset:
+def load_digits(split: str, seed: int = 0) -> ImageDataset:
     """Return the 60,000 training or 10,000 test digits of a seed, drawn or from the cache.
 
     Arrays of seed 0 may be read-only. After two epochs, LeNet has an accuracy of 98.8%, and an MLP

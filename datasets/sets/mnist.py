@@ -18,7 +18,7 @@ import numpy as np
 from ..fetch import Remote, download, download_dir, folders, incomplete, missing, roots
 from ..formats.idx import read_idx
 from ..formats.table import read_csv
-from ..source import DataError, Dataset, Facts, assemble, checked_labels
+from ..source import DataError, Facts, ImageDataset, assemble, checked_labels
 
 STEMS = {
     "train": ("train-images", "train-labels"),
@@ -90,7 +90,7 @@ def load_mnist(
     fetch: bool = True,
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
-) -> Dataset:
+) -> ImageDataset:
     """Return a split of "mnist" or "fashion-mnist", downloading its two files if there are none.
 
     The set's own subfolders are searched first. Files directly in `data_dir` are taken for those of
@@ -162,7 +162,7 @@ def _fetch(
     return images, labels
 
 
-def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
+def read_pair(name: str, split: str, images: Path, labels: Path) -> ImageDataset:
     """Return a split from its images file and its labels file.
 
     Raises DataError, which names the file, or both if they do not have the same number of samples.
@@ -213,7 +213,7 @@ def _table(name: str, folder: Path, split: str) -> Path | None:
     return path if os.path.isfile(path) else None
 
 
-def read_table(name: str, split: str, path: Path) -> Dataset:
+def read_table(name: str, split: str, path: Path) -> ImageDataset:
     """Return a split from a CSV file. DataError for damaged ones."""
     facts = FAMILIES[name].facts
     rows = read_csv(path, 1 + math.prod(facts.shape))

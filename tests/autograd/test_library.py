@@ -18,7 +18,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import backends
-from tallygrad.datasets import Dataset, Loader
+from tallygrad.datasets import ImageDataset, Loader
 
 
 def python(code: str, backend: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -119,9 +119,11 @@ def test_format() -> None:
         format(ag.tensor([1.0, 2.0]), ".3f")
 
 
-def dataset(count: int = 10) -> Dataset:
+def dataset(count: int = 10) -> ImageDataset:
     images = np.zeros((count, 3, 4, 5), np.uint8)
-    return Dataset("tiny", "train", images, np.arange(count), ("a", "b"), (0.0,) * 3, (1.0,) * 3)
+    return ImageDataset(
+        "tiny", "train", images, np.arange(count), ("a", "b"), (0.0,) * 3, (1.0,) * 3
+    )
 
 
 def test_methods_of_torchs_data_are_told_how_to_write() -> None:
@@ -132,8 +134,8 @@ def test_methods_of_torchs_data_are_told_how_to_write() -> None:
 
 
 def test_a_data_set_is_shown_in_a_line() -> None:
-    assert repr(dataset()) == "Dataset(tiny/train: 10 images of 3 x 4 x 5, 2 classes)"
-    assert repr(dataset(0)).startswith("Dataset(tiny/train: 0 images")
+    assert repr(dataset()) == "ImageDataset(tiny/train: 10 images of 3 x 4 x 5, 2 classes)"
+    assert repr(dataset(0)).startswith("ImageDataset(tiny/train: 0 images")
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, Dataset, load, names
+from tallygrad.datasets import DataError, ImageDataset, load, names
 from tallygrad.datasets.sets import digits
 from tallygrad.datasets.sets.glyphs import GLYPHS, MOST_POINTS, STAMPS, outlines
 from tallygrad.datasets.source import assemble
 
 
 @pytest.fixture(scope="module")
-def test_split() -> Dataset:
+def test_split() -> ImageDataset:
     images, labels = digits.draw("test", 0)
     return assemble("digits", "test", images[:, None], labels, digits.FACTS)
 
@@ -26,7 +26,7 @@ def test_names() -> None:
     assert names() == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
 
 
-def test_sizes_and_form(test_split: Dataset) -> None:
+def test_sizes_and_form(test_split: ImageDataset) -> None:
     assert (test_split.name, test_split.split, len(test_split)) == ("digits", "test", 10_000)
     assert digits.SIZES == {"train": 60_000, "test": 10_000}
     assert test_split.images.shape == (10_000, 1, 28, 28) and test_split.images.dtype == np.uint8
@@ -36,7 +36,7 @@ def test_sizes_and_form(test_split: Dataset) -> None:
     assert abs(np.diff(np.bincount(test_split.labels[:1000], minlength=10))).max() < 80
 
 
-def test_mean_and_std(test_split: Dataset) -> None:
+def test_mean_and_std(test_split: ImageDataset) -> None:
     pixels = test_split.images / 255
     assert pixels.mean() == pytest.approx(test_split.mean[0], abs=5e-4)
     assert pixels.std() == pytest.approx(test_split.std[0], abs=5e-4)
@@ -47,7 +47,7 @@ def draw_bytes(seed: int, split: str, chunk: int) -> tuple[bytes, bytes]:
     return images.tobytes(), labels.tobytes()
 
 
-def test_same_seed_same_bytes(test_split: Dataset) -> None:
+def test_same_seed_same_bytes(test_split: ImageDataset) -> None:
     late = draw_bytes(0, "test", 7)
     rows = slice(7 * digits.CHUNK, 8 * digits.CHUNK)
     assert late == (test_split.images[rows].tobytes(), test_split.labels[rows].tobytes())
@@ -56,7 +56,7 @@ def test_same_seed_same_bytes(test_split: Dataset) -> None:
     assert len(set(drawn)) == 8
 
 
-def test_pinned_bytes(test_split: Dataset) -> None:
+def test_pinned_bytes(test_split: ImageDataset) -> None:
     """The set must not change between versions or machines: accuracies are compared over it."""
     digest = hashlib.sha256(test_split.images.tobytes() + test_split.labels.tobytes())
     assert digest.hexdigest() == digits.SHA256["test"]
@@ -79,7 +79,7 @@ def test_digits_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_drawn_set_is_kept_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_split: Dataset
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_split: ImageDataset
 ) -> None:
     calls: list[int] = []
     real = digits.draw
@@ -167,7 +167,7 @@ def test_curves_run_through_their_points() -> None:
             assert np.hypot(x - px, y - py).min() < 0.1, (glyph, px, py)
 
 
-def test_hard_for_a_linear_rule_but_not_random(test_split: Dataset) -> None:
+def test_hard_for_a_linear_rule_but_not_random(test_split: ImageDataset) -> None:
     """The nearest class mean gets some, far from most: digits vary as handwriting does."""
     pixels = test_split.images.reshape(10_000, -1) / 255
     seen, unseen = slice(0, 8000), slice(8000, None)
@@ -182,7 +182,7 @@ def test_hard_for_a_linear_rule_but_not_random(test_split: Dataset) -> None:
 REAL = os.environ.get("TALLYGRAD_DATA")
 
 
-def real(name: str, split: str) -> Dataset:
+def real(name: str, split: str) -> ImageDataset:
     if not REAL:
         pytest.skip("TALLYGRAD_DATA is not set: no real data to compare with")
     try:

@@ -66,7 +66,7 @@ def test_an_epoch_is_that_of_memory_on_any_number_of_ranks(tmp_path: Path, ranks
     path = save(tmp_path / "a.h5", chunks=(7, 6, 5, 3), compression="gzip")
     held = load_own(path, Reading(test_split=None))["train"]
     streamed = load_own(path, STREAM)["train"]
-    assert type(held).__name__ == "Dataset" and type(streamed).__name__ == "Streamed"
+    assert type(held).__name__ == "ImageDataset" and type(streamed).__name__ == "Streamed"
     seen = []
     for rank in range(ranks):
         loaders = [Loader(data, 8, rank=rank, size=ranks, seed=4) for data in (held, streamed)]

@@ -19,8 +19,8 @@ from tallygrad.datasets import (
     Batch,
     Cutout,
     DataError,
-    Dataset,
     Flip,
+    ImageDataset,
     IndexLoader,
     Loader,
     PadCrop,
@@ -31,16 +31,18 @@ from tallygrad.datasets.augment import below, sample_keys, uniform
 from tallygrad.datasets.sampler import permutation, share
 
 
-def dataset(count: int, shape: tuple[int, int, int] = (3, 6, 5), name: str = "toy") -> Dataset:
+def dataset(count: int, shape: tuple[int, int, int] = (3, 6, 5), name: str = "toy") -> ImageDataset:
     """Return random images whose first pixel tells the sample's number."""
     images = np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
     images[:, 0, 0, 0] = np.arange(count) % 256
     channels = shape[0]
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
-    return Dataset(name, "train", images, np.arange(count) % 7, tuple("abcdefg"), mean, std)
+    return ImageDataset(name, "train", images, np.arange(count) % 7, tuple("abcdefg"), mean, std)
 
 
-def gather(data: Dataset, batch_size: int, size: int, epoch: int, **options: Any) -> list[Batch]:
+def gather(
+    data: ImageDataset, batch_size: int, size: int, epoch: int, **options: Any
+) -> list[Batch]:
     """Return the batches of an epoch, those of all ranks joined in rank order."""
     loaders = [Loader(data, batch_size, rank=r, size=size, **options) for r in range(size)]
     steps = []
@@ -191,7 +193,9 @@ def test_bad_start_and_arrays() -> None:
         DataError,
         match=r"x/train: expected images \(3, C, H, W\), one per label, got \(2, 1, 3, 3\)",
     ):
-        Dataset("x", "train", np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), (), (), ())
+        ImageDataset(
+            "x", "train", np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), (), (), ()
+        )
 
 
 Workers = Callable[[], list[str]]

@@ -12,7 +12,7 @@ import pytest
 import tallygrad.autograd as ag
 import tallygrad.trainer as tg
 from tallygrad.autograd import nn, optim
-from tallygrad.datasets import Dataset, Loader
+from tallygrad.datasets import ImageDataset, Loader
 from tallygrad.trainer import session
 from tallygrad.trainer.distributed.comm import SerialComm
 
@@ -23,9 +23,9 @@ def alone_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_joined", [SerialComm()])
 
 
-def images(count: int) -> Dataset:
+def images(count: int) -> ImageDataset:
     pixels, labels = np.zeros((count, 1, 4, 4), np.uint8), np.arange(count) % 3
-    return Dataset("blank", "train", pixels, labels, ("a", "b", "c"), (0.5,), (0.25,))
+    return ImageDataset("blank", "train", pixels, labels, ("a", "b", "c"), (0.5,), (0.25,))
 
 
 def linear() -> nn.Module:

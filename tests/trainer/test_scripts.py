@@ -15,7 +15,7 @@ import tallygrad.autograd as ag
 import tallygrad.trainer as tg
 from tallygrad import datasets
 from tallygrad.autograd import models, nn, optim
-from tallygrad.datasets import Dataset, IndexLoader, Loader
+from tallygrad.datasets import ImageDataset, IndexLoader, Loader
 from tallygrad.trainer import session, user_code
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
@@ -149,11 +149,11 @@ def test_fit_has_the_bits_of_the_command(place: Path, alone_here: None) -> None:
                  "--model", f"{place / 'script.py'}:Net"]) == 0  # fmt: skip
 
 
-def images(count: int) -> Dataset:
+def images(count: int) -> ImageDataset:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, 1, 4, 4), np.uint8)
     labels = rng.integers(0, 3, count)
-    return Dataset("random", "train", pixels, labels, ("a", "b", "c"), (0.5,), (0.25,))
+    return ImageDataset("random", "train", pixels, labels, ("a", "b", "c"), (0.5,), (0.25,))
 
 
 def linear() -> nn.Module:

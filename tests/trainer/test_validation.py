@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, Dataset, Subset, hold_out
+from tallygrad.datasets import DataError, ImageDataset, Subset, hold_out
 from tallygrad.trainer import config, values
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import record
@@ -20,11 +20,11 @@ from tallygrad.trainer.components.checkpoint import load, save
 WORDS = ["train", "--model", "mlp", "--batch-size", "16", "--backend", "numpy", "--lr", "0.05"]
 
 
-def numbered(count: int) -> Dataset:
+def numbered(count: int) -> ImageDataset:
     """Samples whose label is their number."""
     images = np.zeros((count, 1, 2, 2), np.uint8)
     labels = np.arange(count, dtype=np.int64)
-    return Dataset("set", "train", images, labels, ("a",), (0.0,), (1.0,))
+    return ImageDataset("set", "train", images, labels, ("a",), (0.0,), (1.0,))
 
 
 def test_two_parts_make_the_whole_and_keep_their_order() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...autograd import context
 from ...autograd.tensor import Tensor
-from ...datasets import Dataset
+from ...datasets import ImageDataset
 from ..build import loaders
 from ..components.logs import RunFolder
 from ..config import TrainConfig
@@ -111,7 +111,7 @@ class Rehearsal:
         self.run(lambda: len(self.ends) < WARM + int(steps))
 
 
-def _images(shape: tuple[int, int, int], classes: int, batch: int) -> Dataset:
+def _images(shape: tuple[int, int, int], classes: int, batch: int) -> ImageDataset:
     """Return random images, those in colour under the name of a data set that is augmented."""
     size = batch * max(2, min(64, POOL // (batch * int(np.prod(shape)))))
     draw = np.random.default_rng(0)
@@ -120,4 +120,4 @@ def _images(shape: tuple[int, int, int], classes: int, batch: int) -> Dataset:
     names = tuple(map(str, range(max(classes, 1))))  # an autoencoder tells no classes apart
     labels = draw.integers(0, len(names), size)
     name = "cifar-like" if c == 3 else "random"
-    return Dataset(name, "train", images, labels, names, (0.5,) * c, (0.25,) * c)
+    return ImageDataset(name, "train", images, labels, names, (0.5,) * c, (0.25,) * c)

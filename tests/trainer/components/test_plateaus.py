@@ -13,7 +13,7 @@ import pytest
 import tallygrad.trainer as tg
 from tallygrad.autograd import nn, optim
 from tallygrad.autograd.optim.schedules import ReduceLROnPlateau, Warmup
-from tallygrad.datasets import Dataset
+from tallygrad.datasets import ImageDataset
 from tallygrad.trainer import cli
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.components.plateaus import Plateaus
@@ -104,9 +104,9 @@ def test_a_new_rate_holds(words: Words, tmp_path: Path) -> None:
 def test_a_script_brings_a_schedule() -> None:
     draw = np.random.default_rng(0)
 
-    def data(split: str) -> Dataset:
+    def data(split: str) -> ImageDataset:
         images = draw.integers(0, 256, (8, 1, 4, 4)).astype(np.uint8)
-        return Dataset("set", split, images, np.arange(8) % 2, ("a", "b"), (0.5,), (0.3,))
+        return ImageDataset("set", split, images, np.arange(8) % 2, ("a", "b"), (0.5,), (0.3,))
 
     def optimizer(model: nn.Module, flat: nn.FlatParameters, steps: int) -> optim.SGD:
         never = {"patience": 0, "threshold": 9.0}  # is a value better

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.datasets import Dataset
+from tallygrad.datasets import ImageDataset
 from tallygrad.datasets.formats.idx import read_idx, write_idx
 from tallygrad.trainer.distributed import agreement
 from tallygrad.trainer.distributed.agreement import difference, program_facts, work_facts
@@ -173,9 +173,9 @@ def test_int8_is_the_same_on_any_number_of_ranks(
     assert said in run_odd(mpirun, folders, OTHER_DATA, *words)
 
 
-def pictures(count: int = 4, size: int = 2) -> Dataset:
+def pictures(count: int = 4, size: int = 2) -> ImageDataset:
     images = np.arange(count * size * size, dtype=np.uint8).reshape(count, 1, size, size)
-    return Dataset("toy", "train", images, np.arange(count), tuple("abcd"), (0.0,), (1.0,))
+    return ImageDataset("toy", "train", images, np.arange(count), tuple("abcd"), (0.0,), (1.0,))
 
 
 def test_the_first_difference_is_named_with_its_ranks() -> None:

@@ -12,7 +12,7 @@ import pytest
 import tallygrad.autograd as ag
 import tallygrad.trainer as tg
 from tallygrad.autograd import models, nn
-from tallygrad.datasets import Dataset
+from tallygrad.datasets import ImageDataset
 from tallygrad.trainer import build
 from tallygrad.trainer.calibration import kernels
 from tallygrad.trainer.cost.workload import count
@@ -35,9 +35,9 @@ class Penalised(nn.Module):
         return y
 
 
-def data(split: str) -> Dataset:
+def data(split: str) -> ImageDataset:
     images = np.random.default_rng(0).integers(0, 256, (8, *SHAPE)).astype(np.uint8)
-    return Dataset("set", split, images, np.arange(8) % 2, ("a", "b"), (0.5,), (0.3,))
+    return ImageDataset("set", split, images, np.arange(8) % 2, ("a", "b"), (0.5,), (0.3,))
 
 
 def fit(model: nn.Module, **options: Any) -> tg.History:

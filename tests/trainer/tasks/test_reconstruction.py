@@ -17,7 +17,7 @@ from tallygrad.autograd.array import Array, array
 from tallygrad.autograd.nn.flat import FlatParameters
 from tallygrad.autograd.ops import elementwise, update
 from tallygrad.autograd.optim import Optimizer, ParameterGroup, Run, registry
-from tallygrad.datasets import Dataset
+from tallygrad.datasets import ImageDataset
 from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.components.logs import RunFolder
@@ -63,7 +63,7 @@ class TwoSlots(Optimizer):
 
 
 def recipe() -> Recipe:
-    def model(data: Dataset) -> nn.Module:
+    def model(data: ImageDataset) -> nn.Module:
         ag.manual_seed(3)
         return models.create("autoencoder", input_shape=data.input_shape, hidden=(), code=12)
 
@@ -116,13 +116,13 @@ def test_memory_of_an_optimizer_is_that_of_its_slots() -> None:
     assert memory(count("mlp", 2, (1, 28, 28), 10, training=True)).momentum == memory(work).weights
 
 
-def images(split: str) -> Dataset:
+def images(split: str) -> ImageDataset:
     """Two patterns with noise."""
     draw = np.random.default_rng(len(split))
     patterns = np.kron([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], np.ones((3, 3)))
     labels = draw.integers(0, 2, 40)
     pixels = 200 * patterns[labels] + draw.integers(0, 40, (40, SIDE, SIDE))
-    return Dataset("set", split, pixels.astype(np.uint8)[:, None], labels, ("a", "b"),
+    return ImageDataset("set", split, pixels.astype(np.uint8)[:, None], labels, ("a", "b"),
                    (0.5,), (0.4,))  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tallygrad.autograd import backends, context
 from tallygrad.autograd.array import Spec
 from tallygrad.autograd.dtypes import BFLOAT16
 from tallygrad.autograd.ops import conv
-from tallygrad.datasets import Dataset, Loader
+from tallygrad.datasets import ImageDataset, Loader
 from tallygrad.trainer import build
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.tasks.classification import Classification
@@ -244,7 +244,9 @@ def test_one_rank_tunes_before_the_training_and_all_take_its_choices(
     monkeypatch.setattr(backends, "_loaded", {})
     pixels = np.zeros((20, 1, 28, 28), np.uint8)
     classes = tuple("0123456789")
-    digits = Dataset("digits", "train", pixels, np.zeros(20, np.int64), classes, (0.1,), (0.3,))
+    digits = ImageDataset(
+        "digits", "train", pixels, np.zeros(20, np.int64), classes, (0.1,), (0.3,)
+    )
     data = build.Data(Loader(digits, 7, micro_batches=2), Loader(digits, 20, shuffle=False))
     model = build.create_model("lenet", digits, np.float32)
     before = [p.numpy().copy() for p in model.parameters()]
