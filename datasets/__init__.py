@@ -5,6 +5,8 @@
     for batch in loader.epoch(0):
         ...
 
+A data set of your own is any object with `__len__` and `__getitem__`, for a `DataLoader`: it,
+`Dataset`, `TensorDataset`, `Subset`, `random_split` and samplers have torch's names and arguments.
 Whatever is wrong with data or options raises a DataError, whose message is one line.
 """
 
@@ -30,6 +32,9 @@ from .augment import (
     parse_augment,
     standard,
 )
+from .collate import default_collate
+from .data_loader import DataLoader
+from .drawing import SubsetRandomSampler, WeightedRandomSampler
 from .fetch import check_data_dir
 from .indices import IndexLoader
 from .loader import Batch, Loader
@@ -37,6 +42,7 @@ from .own import LARGE_CHUNK, Opened, chunk_of, finish, fitted
 from .packing import as_opened, faults, pack
 from .reading import Reading
 from .sampler import HOLDING_OUT, Sampler, philox
+from .samples import ConcatDataset, Dataset, TensorDataset, random_split
 from .sets import cifar, mnist
 from .sets.code import open_code
 from .sets.digits import load_digits
@@ -50,9 +56,12 @@ __all__ = [
     "Augment",
     "Batch",
     "Brightness",
+    "ConcatDataset",
     "Contrast",
     "Cutout",
     "DataError",
+    "DataLoader",
+    "Dataset",
     "Flip",
     "ImageDataset",
     "IndexLoader",
@@ -65,8 +74,12 @@ __all__ = [
     "Sampler",
     "Source",
     "Subset",
+    "SubsetRandomSampler",
+    "TensorDataset",
+    "WeightedRandomSampler",
     "as_opened",
     "chunk_of",
+    "default_collate",
     "faults",
     "hold_out",
     "is_own",
@@ -76,6 +89,7 @@ __all__ = [
     "open_own",
     "pack",
     "parse_augment",
+    "random_split",
     "standard",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 from .loader import Batch
 from .sampler import Sampler
@@ -25,6 +26,7 @@ class IndexLoader:
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
+        self.dataset: Any = range(samples)
         self.sampler = Sampler(
             "the data", samples, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
         )
@@ -44,3 +46,7 @@ class IndexLoader:
         for step in range(start, len(self)):
             indices, borders, total = self.sampler.part(order, step)
             yield Batch(indices, indices, indices, total, borders)
+
+    def micro_batches(self, epoch: int, start: int = 0) -> Iterator[list[Any]]:
+        """Return the micro-batches of each step of an epoch from a step on."""
+        return (batch.parts() for batch in self.epoch(epoch, start))

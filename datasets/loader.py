@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .augment import Augment, fold, sample_keys
 from .sampler import Sampler
-from .source import DataError, Ids, Pixels, Source, readers
+from .source import OF_SOURCE, DataError, Ids, Pixels, Source, readers
+
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 class Batch(NamedTuple):
@@ -34,12 +37,35 @@ class Batch(NamedTuple):
     total: int
     borders: tuple[int, ...]
 
+    @property
+    def values(self) -> Batch:
+        """What a loop over micro-batches gets: this."""
+        return self
+
     def parts(self) -> list[Batch]:
         """Return the micro-batches, as views of this batch."""
         return [
             Batch(self.images[a:b], self.labels[a:b], self.indices[a:b], self.total, (0, b - a))
             for a, b in pairwise(self.borders)
         ]
+
+
+def read_ahead(
+    make: Callable[[X], Y], steps: Iterable[X], prefetch: int, threads: int = 1
+) -> Iterator[Y]:
+    """Yield `make(step)`, up to `prefetch` of them computed ahead in threads, which end with the
+    iterator; their exceptions are raised here."""
+    pending: deque[Future[Y]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tallygrad-loader")
+    try:
+        for step in steps:
+            pending.append(pool.submit(make, step))
+            if len(pending) > prefetch + threads - 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Normalise:
@@ -94,6 +120,12 @@ class Loader:
         prefetch: int = 2,
         drop_last: bool = False,
     ) -> None:
+        absent = next((one for one in OF_SOURCE if not hasattr(dataset, one)), None)
+        if absent is not None:
+            raise DataError(
+                f"Loader: expected an object with {absent}, got {type(dataset).__name__}; "
+                "DataLoader takes any with __len__ and __getitem__"
+            )
         name = f"{dataset.name}/{dataset.split}"
         if prefetch < 0:
             raise DataError(f"prefetch: expected at least 0, got {prefetch}")
@@ -139,26 +171,17 @@ class Loader:
             raise DataError(f"start: expected a step in 0 to {self.steps_per_epoch}, got {start}")
         make = partial(self._batch, epoch, self.sampler.order(epoch))
         steps = range(start, self.steps_per_epoch)
-        return self._ahead(make, steps) if self.prefetch else map(make, steps)
+        if not self.prefetch:
+            return map(make, steps)
+        return read_ahead(make, steps, self.prefetch, readers(self.dataset))
+
+    def micro_batches(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """Return the micro-batches of each step of an epoch from a step on."""
+        return (batch.parts() for batch in self.epoch(epoch, start))
 
     def endless(self) -> Iterator[Batch]:
         """Yield the batches of one epoch after the other, from epoch 0 on."""
         return chain.from_iterable(map(self.epoch, count()))
-
-    def _ahead(self, make: partial[Batch], steps: range) -> Iterator[Batch]:
-        """Yield `make(step)`, computed in threads; their exceptions are raised here."""
-        pending: deque[Future[Batch]] = deque()
-        threads = readers(self.dataset)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="tallygrad-loader")
-        try:
-            for step in steps:
-                pending.append(pool.submit(make, step))
-                if len(pending) > self.prefetch + threads - 1:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, epoch: int, order: Ids, step: int) -> Batch:
         with self.around():

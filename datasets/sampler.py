@@ -6,6 +6,7 @@ The permutation of an epoch is cut into steps, and each step into micro-batches.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .source import DataError, Ids
 SEEDS = 1 << 64
 # Independent streams of random numbers from one seed: the upper half of the second word of the
 # Philox key.
-ORDER, DRAWING, HOLDING_OUT, TESTING = 1, 2, 3, 4
+ORDER, DRAWING, HOLDING_OUT, TESTING, SAMPLING = 1, 2, 3, 4, 5
 
 
 def philox(seed: int, stream: int, index: int) -> np.random.Philox:
@@ -62,6 +63,13 @@ def owned(parts: int, rank: int, size: int) -> tuple[int, int]:
     return start, stop
 
 
+class Order(Protocol):
+    """What draws the samples of an epoch. Its text tells it from others."""
+
+    def order(self, seed: int, epoch: int) -> Ids:
+        """Return sample numbers."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Splits the samples of a data set between ranks: step s of an epoch is `order[s*B:(s+1)*B]`.
@@ -70,8 +78,8 @@ class Sampler:
     ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
     `parts` is `micro_batches` (0: one per rank), but at most one per sample; ranks beyond that
     number process none. The last step may be smaller, its micro-batches empty; `drop_last` omits
-    it. Raises DataError for options that do not fit together; `name` is the data set's in the
-    message.
+    it. `draws` replaces the permutation. Raises DataError for options that do not fit together;
+    `name` is the data set's in the message.
     """
 
     name: str
@@ -83,6 +91,7 @@ class Sampler:
     shuffle: bool = True
     micro_batches: int = 0
     drop_last: bool = False
+    draws: Order | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -122,6 +131,8 @@ class Sampler:
 
     def order(self, epoch: int) -> Ids:
         """Return the sample numbers of an epoch in order, int64 (count,)."""
+        if self.draws is not None:
+            return self.draws.order(self.seed, epoch)
         if not self.shuffle:
             return np.arange(self.count)
         return permutation(self.count, self.seed, epoch)

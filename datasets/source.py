@@ -128,7 +128,7 @@ class ImageDataset:
 @dataclass(frozen=True)
 class Subset:
     """The samples `indices` (n,) of a source, in that order, as a split of another name: by default
-    of the same.
+    of the same. A source may be any object with `__len__` and `__getitem__`, for a `DataLoader`.
 
     DataError for indices that are no whole numbers, or that the source lacks."""
 
@@ -148,12 +148,17 @@ class Subset:
         if len(wrong):
             raise DataError(f"{self.name}: expected indices from 0 to {count - 1}, got {wrong[0]}")
         object.__setattr__(self, "indices", indices)
-        object.__setattr__(self, "split", self.split or self.source.split)
+        object.__setattr__(self, "split", self.split or getattr(self.source, "split", ""))
 
     @property
     def name(self) -> str:
-        """Name of the data set."""
-        return self.source.name
+        """Name of the data set, or of the class of the object."""
+        return str(getattr(self.source, "name", type(self.source).__name__))
+
+    @property
+    def dataset(self) -> Any:
+        """The source, by torch's name."""
+        return self.source
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -187,6 +192,9 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
 
     def read(self, indices: Ids) -> Pixels:
         """Return the images of samples (n,) in a new array (n, H, W, C)."""

@@ -80,6 +80,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd": ("autograd",),  # the package's own file alone
     # What several wings need has one home each.
     "datasets": ("autograd.atomic", "autograd.private", "autograd.splitmix64", *TO_USERS),
+    # Samples of the user's become tensors.
+    **dict.fromkeys(
+        (f"datasets.{name}" for name in ("collate", "data_loader", "drawing", "samples")),
+        ("autograd", "datasets"),
+    ),
     "trainer.errors": ("autograd.suggest",),
     "trainer.user_code": ("trainer.errors",),
     # A library: what it needs of a run is handed to it.

@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data_parallel import DistributedOptimizer, ShardedLoader, distribute, evaluate
+    from .data_parallel import DistributedOptimizer, distribute, evaluate
     from .errors import UserError
     from .fitting import History, fit
     from .saving import load, save
     from .session import barrier, init, print, rank, size, sum
+    from .sharded_loader import ShardedLoader
 
 __all__ = [
     "DistributedOptimizer", "History", "ShardedLoader", "UserError", "barrier", "distribute",
@@ -20,11 +21,12 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "data_parallel": ("DistributedOptimizer", "ShardedLoader", "distribute", "evaluate"),
+    "data_parallel": ("DistributedOptimizer", "distribute", "evaluate"),
     "errors": ("UserError",),
     "fitting": ("History", "fit"),
     "saving": ("load", "save"),
     "session": ("barrier", "init", "print", "rank", "size", "sum"),
+    "sharded_loader": ("ShardedLoader",),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 

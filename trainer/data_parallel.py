@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 
-from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
+from ..autograd import Tensor, context, from_numpy, nn
 from ..autograd.array import Array
 from ..autograd.hooks import RemovableHandle
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import EMA, Lookahead, Optimizer, ParameterGroup
 from ..autograd.optim.optimizer import StepHook
 from ..autograd.optim.schedules import Schedule
-from ..autograd.random import keyed
-from ..datasets import Batch, IndexLoader, Loader
+from ..datasets import Loader
 from ..datasets.sampler import Sampler, owned
 from . import session
 from .components.evaluate import evaluate as evaluate_batches
@@ -40,25 +38,11 @@ from .distributed.sync import GradientSync, share
 from .errors import UserError
 from .progress import Progress
 from .setup import make_sync
+from .sharded_loader import AnyLoader, MicroBatch, ShardedLoader, shard
 from .tasks import registry
 from .tasks.task import Task
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class Batches(Protocol):
-    """A loader: `Loader` or `IndexLoader`."""
-
-    sampler: Sampler
-
-    def __len__(self) -> int:
-        """Return the steps of an epoch."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch from a step on."""
-
-
-AnyLoader: TypeAlias = "Batches | ShardedLoader"
 
 
 class DistributedOptimizer:
@@ -89,7 +73,7 @@ class DistributedOptimizer:
         if self.together:
             RankStatistics(Reducer(comm.stream("statistics"), parts)).join(synchronised(model))
         self.ended = 0  # micro-batches of this rank
-        self._batch: Batch | None = None  # under way
+        self._batch: MicroBatch | None = None  # under way
         self._has_swept = False
 
     def _sync(self, flat: FlatParameters, comm: Comm) -> GradientSync:
@@ -146,7 +130,7 @@ class DistributedOptimizer:
                 f"shape {loss.shape}"
             )
         self._has_swept = True
-        seed = np.asarray(len(self._batch.labels) / self._batch.total, loss.dtype)
+        seed = np.asarray(len(self._batch.indices) / self._batch.total, loss.dtype)
         for sync in self.syncs:
             sync.exchanging = True
         try:
@@ -184,7 +168,7 @@ class DistributedOptimizer:
         with self.optimizer.averaged():
             yield
 
-    def begin(self, index: int, batch: Batch) -> None:
+    def begin(self, index: int, batch: MicroBatch) -> None:
         """Begin a micro-batch, the `index`-th of this rank; called by the loader."""
         if index == 0:
             for overlap in self.overlaps:
@@ -253,84 +237,6 @@ def _arrange(model: nn.Module, optimizer: Optimizer) -> None:
     optimizer.names = [names[id(p)] for p in optimizer.parameters]
 
 
-class ShardedLoader:
-    """Yields this rank's micro-batches of each step, as a `Batch` each.
-
-    While gradients are recorded and a model trains, the loop over it is a training: every
-    micro-batch ends with `optimizer.step()`. Otherwise, as with `model.eval()`, it is an
-    evaluation, for which models read the means of their batch statistics."""
-
-    def __init__(self, loader: Batches) -> None:
-        self.loader = loader
-        self.optimizers: list[DistributedOptimizer] = []
-        self.next_epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.next_epoch += 1
-        return self.epoch(self.next_epoch - 1)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the micro-batches of an epoch from a step on."""
-        training = is_grad_enabled() and any(o.model.training for o in self.optimizers)
-        if not training:
-            for optimizer in self.optimizers:
-                optimizer.buffers.use_means()
-        return self._run(epoch, start, training)
-
-    def _run(self, epoch: int, start: int, training: bool) -> Iterator[Batch]:
-        if training and any(optimizer.together for optimizer in self.optimizers):
-            self._check_full()
-        for batch in self.loader.epoch(epoch, start):
-            parts = batch.parts()
-            if not training:
-                yield from (part for part in parts if len(part.labels))
-                continue
-            for index, part in enumerate(parts):
-                yield from self._train(index, part)
-            if not parts:  # more ranks than micro-batches: this one only takes part in the sums
-                for optimizer in self.optimizers:
-                    optimizer.end()
-
-    def _check_full(self) -> None:
-        """UserError where a rank would have no samples of a step: others would wait for it."""
-        sampler = self.loader.sampler
-        rest = sampler.rest
-        if 0 < rest < sampler.parts:
-            raise UserError(
-                f"SyncBatchNorm: expected a last batch of at least {sampler.parts} samples, one "
-                f"per rank, got {rest}; change the batch size by one"
-            )
-
-    def _in_loop(self, now: bool) -> None:
-        for optimizer in self.optimizers:
-            optimizer.optimizer.in_loop = now
-
-    def _train(self, index: int, part: Batch) -> Iterator[Batch]:
-        """Yield a micro-batch, unless it is empty, and see that it was trained on."""
-        before = [optimizer.ended for optimizer in self.optimizers]
-        if not len(part.labels):
-            for optimizer in self.optimizers:
-                optimizer.end()
-            return
-        for optimizer in self.optimizers:
-            optimizer.check_place(index)
-            optimizer.begin(index, part)
-        with keyed(part.indices, self.loader.sampler.seed, self.optimizers[0].steps):
-            self._in_loop(True)
-            try:
-                yield part
-            finally:
-                self._in_loop(False)
-        if [optimizer.ended - 1 for optimizer in self.optimizers] != before:
-            raise RuntimeError(
-                "loader: expected optimizer.step() once for each micro-batch; to evaluate, call "
-                "model.eval() first"
-            )
-
-
 @overload
 def distribute(
     model: M, optimizer: Optimizer, /,
@@ -374,7 +280,9 @@ def distribute(
                 f"distribute: expected a micro-batch per rank, {comm.size}, for SyncBatchNorm "
                 f"layers, got {parts}"
             )
-    sharded = [_sharded(loader, comm, parts) for loader in loaders]
+    sharded = [shard(loader, comm, parts) for loader in loaders]
+    for one in sharded[:1]:  # others may only evaluate
+        one.check_trainable()
     agree(comm, lambda: {**model_facts(model), **_loader_facts(sharded)})
     mine = range(*owned(parts, comm.rank, comm.size))
     made = DistributedOptimizer(model, optimizer, mine, parts, comm, clip_norm, clip_value)
@@ -391,7 +299,10 @@ def _check(model: object, optimizer: object, loaders: Sequence[object]) -> None:
         "an Optimizer": (optimizer, isinstance(optimizer, Optimizer)),
     }
     for i, one in enumerate(loaders):
-        fits[f"loader {i} to be a Loader or IndexLoader"] = one, hasattr(one, "epoch")
+        is_ours = isinstance(one, ShardedLoader) or isinstance(
+            getattr(one, "sampler", None), Sampler
+        )
+        fits[f"loader {i} to be a DataLoader, Loader or IndexLoader"] = one, is_ours
     for what, (given, is_one) in fits.items():
         if not is_one:
             raise TypeError(
@@ -408,19 +319,6 @@ def _loader_facts(loaders: Sequence[ShardedLoader]) -> dict[str, object]:
     return facts | {f"batches of loader {i}": batch for i, batch in enumerate(batches)}
 
 
-def _sharded(loader: AnyLoader, comm: Comm, parts: int) -> ShardedLoader:
-    if isinstance(loader, ShardedLoader):
-        return loader
-    if loader.sampler.batch_size < parts:
-        raise UserError(
-            f"distribute: expected batches of at least {parts} samples, one a micro-batch, got "
-            f"{loader.sampler.batch_size}"
-        )
-    own = copy(loader)
-    own.sampler = replace(loader.sampler, rank=comm.rank, size=comm.size, micro_batches=parts)
-    return ShardedLoader(own)
-
-
 def evaluate(
     model: nn.Module, data: ShardedLoader, task: Task | str = "classification"
 ) -> dict[str, float]:
@@ -428,11 +326,9 @@ def evaluate(
     the same bits on any number of ranks. All ranks must call it. The model is in evaluation mode
     meanwhile."""
     if not isinstance(data, ShardedLoader) or not isinstance(data.loader, Loader):
-        own = data.loader if isinstance(data, ShardedLoader) else data
-        raise TypeError(
-            "evaluate: expected a Loader that distribute() returned, got "
-            f"{'an' if isinstance(own, IndexLoader) else 'another'} {type(own).__name__}"
-        )
+        own = isinstance(data, ShardedLoader)
+        got = f"that of {type(data.loader).__name__}" if own else type(data).__name__
+        raise TypeError(f"evaluate: expected what distribute() makes of a Loader, got {got}")
     task = registry.create(task) if isinstance(task, str) else task
     for optimizer in data.optimizers:
         optimizer.buffers.use_means()

@@ -224,7 +224,7 @@ def test_batches_of_numbers_shard_data_of_the_script(alone_here: None) -> None:
         assert sorted(np.concatenate(numbers)) == [*np.repeat(np.arange(10), 20)]
         assert optimizer.steps == 60
         np.testing.assert_allclose(model.weight.numpy(), [[1, 2]], atol=1e-3)
-    with pytest.raises(TypeError, match="returned, got an IndexLoader"):
+    with pytest.raises(TypeError, match="of a Loader, got that of IndexLoader"):
         tg.evaluate(model, train)
 
 
@@ -309,9 +309,9 @@ def test_a_loop_left_within_a_step_is_refused_and_evaluation_needs_no_step(made:
 @pytest.mark.parametrize(("wrong", "kind", "message"), [
     (lambda m, o, t: tg.distribute(o, m, t), TypeError, "expected a Module of tallygrad, got SGD"),
     (lambda m, o, t: tg.distribute(m, t), TypeError, "expected an Optimizer of tallygrad, got Loa"),
-    (lambda m, o, t: tg.distribute(m, o, [t]), TypeError, "loader 0 to be a Loader or IndexLoader"),
+    (lambda m, o, t: tg.distribute(m, o, [t]), TypeError, "loader 0 to be a DataLoader, L"),
     (lambda m, o, t: tg.distribute(m, o, t, clip_norm=-1), ValueError, "at least 0, got -1 and 0"),
-    (lambda m, o, t: tg.evaluate(m, t), TypeError, "distribute() returned, got another Loader"),
+    (lambda m, o, t: tg.evaluate(m, t), TypeError, "distribute() makes of a Loader, got Loader"),
     (lambda m, o, t: tg.save("none.h5", m, o), TypeError, "optimizer that distribute() returned"),
     (lambda m, o, t: tg.load("none.h5", m, o), TypeError, "optimizer that distribute() returned"),
 ])  # fmt: skip

@@ -1,0 +1,134 @@
+"""Batches of a data set of your own: any object with `__len__` and `__getitem__`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple, Self
+
+from ..autograd import Generator, initial_seed
+from ..autograd.random import keyed
+from .drawing import as_draws
+from .indices import IndexLoader
+from .loader import read_ahead
+from .samples import Sized, check_samples, read_batch
+from .source import DataError, Ids, readers
+
+READING = 1 << 63  # in a seed: what data sets draw, unlike what models draw
+PREFETCH = 2  # micro-batches of a worker, torch's number
+
+
+class Samples(NamedTuple):
+    """A micro-batch: the numbers (n,) of its samples, what reads them, and how many the ranks have
+    together in this step."""
+
+    indices: Ids
+    total: int
+    read: Callable[[], Any]
+
+    @property
+    def values(self) -> Any:
+        """What a loop gets, read now."""
+        return self.read()
+
+    def filled(self) -> Self:
+        """Return the same with what is read."""
+        if not len(self.indices):
+            return self
+        values = self.values
+        return self._replace(read=lambda: values)
+
+
+class DataLoader(IndexLoader):
+    """Batches of any object with `__len__` and `__getitem__`, with torch's arguments.
+
+    A batch is what `collate_fn` makes of a list of samples, by default as `default_collate` does:
+    for `(x, y)` a list of two tensors. Of images that `load` returned, it is normalised images and
+    labels. Each iteration is the next epoch. The order of an epoch follows from it and from the
+    seed of the `generator`, by default that of the last `manual_seed`; a `sampler` replaces it.
+    So does what `__getitem__` draws with functions of this package.
+
+    With `num_workers`, a thread reads ahead, or several of a data set whose attribute `readers`
+    says so. Accepted without effect: `pin_memory`, `timeout`, `worker_init_fn`,
+    `multiprocessing_context`, `persistent_workers`, `pin_memory_device`, `in_order`. DataError for
+    values that do not fit, TypeError for what is no data set."""
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int = 1,
+        shuffle: bool | None = None,
+        sampler: Iterable[int] | None = None,
+        batch_sampler: None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], Any] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+    ) -> None:
+        check_samples("DataLoader", dataset)
+        if sampler is not None and shuffle:
+            raise DataError("DataLoader: expected shuffle=True or a sampler, got both")
+        draws = as_draws(sampler)
+        count = len(dataset) if draws is None else len(draws)
+        _check(count, batch_size, batch_sampler, num_workers, drop_last)
+        seed = initial_seed() if generator is None else generator.initial_seed()
+        super().__init__(
+            count, min(batch_size, count), seed=seed, shuffle=bool(shuffle), drop_last=drop_last
+        )
+        self.sampler = replace(self.sampler, draws=draws)
+        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self.collate_fn, self.num_workers = collate_fn, num_workers
+        self.prefetch = num_workers * (PREFETCH if prefetch_factor is None else prefetch_factor)
+
+    def __iter__(self) -> Iterator[Any]:
+        parts = chain.from_iterable(self.micro_batches(next(self._epochs)))
+        return (part.values for part in parts)
+
+    def micro_batches(self, epoch: int, start: int = 0) -> Iterator[list[Samples]]:
+        """Return the micro-batches of each step of an epoch from a step on. Each is read when its
+        values are asked for, or ahead by workers."""
+        steps = (
+            [Samples(p.indices, p.total, partial(self._read, epoch, p.indices)) for p in parts]
+            for parts in super().micro_batches(epoch, start)
+        )
+        if not self.num_workers:
+            return steps
+        threads = min(self.num_workers, readers(self.dataset))
+        return read_ahead(_filled, steps, self.prefetch, threads)
+
+    def _read(self, epoch: int, ids: Ids) -> Any:
+        with keyed(ids, self.sampler.seed ^ READING, epoch):
+            return read_batch(self.dataset, ids, self.collate_fn)
+
+
+def _filled(parts: list[Samples]) -> list[Samples]:
+    return [part.filled() for part in parts]
+
+
+def _check(
+    count: int, batch_size: object, batch_sampler: object, num_workers: int, drop_last: bool
+) -> None:
+    """DataError for values that do not fit."""
+    if batch_sampler is not None:
+        raise DataError(
+            f"DataLoader: batch_sampler: expected None, got {type(batch_sampler).__name__}; give "
+            "batch_size and sampler"
+        )
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise DataError(f"DataLoader: batch_size: expected at least 1, got {batch_size}")
+    if num_workers < 0:
+        raise DataError(f"DataLoader: num_workers: expected at least 0, got {num_workers}")
+    if count < (batch_size if drop_last else 1):
+        least = f"{batch_size} samples with drop_last" if drop_last else "one sample"
+        raise DataError(f"DataLoader: expected at least {least}, got {count}")
