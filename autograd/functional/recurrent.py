@@ -16,7 +16,8 @@ from ..ops.elementwise import add
 from ..ops.shape import full, reshape
 from ..primitive import Value
 from ..tensor import Tensor
-from .arrange import cat
+from .arrange import cat, stack
+from .create import zeros_like
 from .dropout import dropout as drop
 from .linear import linear
 from .packed import PackedSequence, Walk
@@ -37,6 +38,30 @@ def _lstm_walk(
     w_ih, w_hh, bias = _summed(*params)
     hs, h, c, *_ = run(x, w_ih, bias, *state, w_hh, backwards=backwards)
     return hs, [h, c]
+
+
+def _projected_walk(starts: bool) -> Walk:
+    """Return the function that runs an LSTM whose states are projected, from given states or zeros.
+
+    A step multiplies its states by w_hh w_hr, so that the sequence is one call; the first one reads
+    the given state h as further inputs."""
+
+    def walk(
+        x: Any, state: list[Any], params: Sequence[Tensor], backwards: bool
+    ) -> tuple[Value, list[Value]]:
+        w_ih, w_hh, *biases, w_hr = params
+        h, c = state
+        if starts:
+            w_ih = cat([w_ih, w_hh], 1)
+            first = stack([h] + [zeros_like(h)] * (len(x) - 1))
+            x = cat([x, first.flip(0) if backwards else first], 2)
+        zero = full(shape=c.shape, dtype=c.dtype, value=0.0)
+        weights = w_ih, w_hh.matmul(w_hr), *biases
+        hs, (last, c) = _lstm_walk(x, [zero, c], weights, backwards)
+        y, last = linear(hs, w_hr), linear(last, w_hr)
+        return y, [last, c]
+
+    return walk
 
 
 def _gru_walk(
@@ -154,9 +179,13 @@ def lstm(
     directions, N, H), None for zeros. The last layer's states are (T, N, directions x H). A
     `PackedSequence` gives another one, and the final states of each sequence.
 
-    `params`: for each layer, for each direction, w_ih, w_hh and, in all or none, b_ih and b_hh.
-    `dropout` acts between layers in training. ValueError for shapes that do not fit."""
-    net = _Network("lstm", 4, _lstm_walk, num_layers, bidirectional, batch_first)
+    `params`: for each layer, for each direction, w_ih, w_hh and, in all or none, b_ih and b_hh, and
+    w_hr (P, H), which projects the states h to P numbers (Sak et al. 2014). `dropout` acts between
+    layers in training. ValueError for shapes that do not fit."""
+    many = len(params) / max(num_layers * (1 + bidirectional), 1)
+    projects = many in (3, 5) and params[-1].ndim == 2
+    walk = _projected_walk(hx is not None) if projects else _lstm_walk
+    net = _Network("lstm", 4, walk, num_layers, bidirectional, batch_first, projects)
     y, (h, c) = net.run(input, hx, 2, params, dropout if training else 0.0)
     return y, (h, c)
 
@@ -218,14 +247,15 @@ class _Network:
     """Layers of one kind of cell, run over sequences.
 
     `gates` is the number of blocks of H rows in the weights, `walk` runs one layer in one
-    direction."""
+    direction, `projects` tells whether the last of its parameters projects the states."""
 
     def __init__(
-        self, name: str, gates: int, walk: Walk, layers: int, bidirectional: bool, batch_first: bool
-    ) -> None:
+        self, name: str, gates: int, walk: Walk, layers: int, bidirectional: bool,
+        batch_first: bool, projects: bool = False,
+    ) -> None:  # fmt: skip
         self.name, self.gates, self.walk, self.layers = name, gates, walk, layers
         self.directions = 2 if bidirectional else 1
-        self.batch_first = batch_first
+        self.batch_first, self.projects = batch_first, projects
 
     def run(
         self, input: Steps, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor],
@@ -263,7 +293,8 @@ class _Network:
         """Run sequences (T, N, I): layer by layer, and within a layer each direction."""
         ways = self.layers * self.directions
         sets = self._sets(x, params, ways)
-        starts = self._starts(x, hx, states, sets[0][1].shape[1], ways)
+        hidden, cells = self._widths(sets[0])
+        starts = self._starts(x, hx, [(ways, x.shape[1], n) for n in (hidden, cells)[:states]])
         finals: list[list[Value]] = []
         for layer in range(self.layers):
             # Dropout draws one mask for each sample, so the batch axis goes in front for it.
@@ -281,7 +312,7 @@ class _Network:
     def _sets(self, x: Tensor, params: Sequence[Tensor], ways: int) -> list[Sequence[Tensor]]:
         """Return the parameters of each direction of each layer, checked."""
         many = len(params) // ways if ways else 0
-        if many not in (2, 4) or many * ways != len(params):
+        if many - self.projects not in (2, 4) or many * ways != len(params):
             raise ValueError(
                 f"{self.name}: expected {2 * ways} parameters without or {4 * ways} with biases, "
                 f"for {self.layers} layers in {self.directions} directions, got {len(params)}"
@@ -289,26 +320,33 @@ class _Network:
         if not x.shape[0]:
             raise ValueError(f"{self.name}: expected at least one time step, got input {x.shape}")
         sets = [params[many * i : many * (i + 1)] for i in range(ways)]
-        hidden = sets[0][1].shape[-1]
-        rows = self.gates * hidden
-        for i, (w_ih, w_hh, *biases) in enumerate(sets):
+        hidden, cells = self._widths(sets[0])
+        rows = self.gates * cells
+        for i, each in enumerate(sets):
             width = x.shape[2] if i < self.directions else self.directions * hidden
-            expected = [(rows, width), (rows, hidden), *[(rows,) for _ in biases]]
-            shapes = [w.shape for w in (w_ih, w_hh, *biases)]
+            biases = [(rows,)] * (many - self.projects - 2)
+            projection = [(hidden, cells)] * self.projects
+            expected = [(rows, width), (rows, hidden), *biases, *projection]
+            shapes = [w.shape for w in each]
             if shapes != expected:
                 raise ValueError(
                     f"{self.name}: expected parameters {expected} of direction {i}, got {shapes}"
                 )
         return sets
 
+    def _widths(self, params: Sequence[Tensor]) -> tuple[int, int]:
+        """Return the widths of the states h and of the cells."""
+        hidden = params[1].shape[-1]
+        return hidden, params[-1].shape[-1] if self.projects else hidden
+
     def _starts(
-        self, x: Tensor, hx: Sequence[Tensor] | None, states: int, hidden: int, ways: int
+        self, x: Tensor, hx: Sequence[Tensor] | None, shapes: Sequence[tuple[int, ...]]
     ) -> list[list[Value]]:
         """Return the states that each direction of each layer starts with."""
-        shape = (ways, x.shape[1], hidden)
         if hx is None:
-            zero = full(shape=shape[1:], dtype=x.dtype, value=0.0)
-            return [[zero] * states for _ in range(ways)]
-        if any(h.shape != shape for h in hx):
-            raise ValueError(f"{self.name}: expected states {shape}, got {[h.shape for h in hx]}")
+            zeros = [full(shape=shape[1:], dtype=x.dtype, value=0.0) for shape in shapes]
+            return [zeros] * shapes[0][0]
+        given = [h.shape for h in hx]
+        if given != shapes:
+            raise ValueError(f"{self.name}: expected states {shapes}, got {given}")
         return [[*column] for column in zip(*[ops.parts(h) for h in hx], strict=True)]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..device import Device, layer_type
 from ..dtypes import BOOL
-from ..functional.arrange import where
+from ..functional.arrange import cat, pad, where
 from ..functional.attention import attention
 from ..functional.linear import linear
 from ..ops.attention import causal
@@ -27,11 +27,14 @@ class MultiheadAttention(Module):
     and value; out_proj mixes their results. Parameters: in_proj_weight (3 E, E), the three
     projections one below the other, or, where `kdim` or `vdim` differ from embed_dim,
     q_proj_weight, k_proj_weight, v_proj_weight; in_proj_bias (3 E,); those of out_proj. `dropout`
-    acts on the attention weights in training. ValueError where num_heads does not divide
-    embed_dim."""
+    acts on the attention weights in training. `add_bias_kv` adds a position to the keys and values
+    that every query may read, bias_k and bias_v (1, 1, E); `add_zero_attn` one of zeros. ValueError
+    where num_heads does not divide embed_dim."""
 
     shown = ("embed_dim", "num_heads")
     in_proj_bias: Parameter | None
+    bias_k: Parameter | None
+    bias_v: Parameter | None
 
     def __init__(
         self,
@@ -39,7 +42,8 @@ class MultiheadAttention(Module):
         num_heads: int,
         dropout: float = 0.0,
         bias: bool = True,
-        *,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
         kdim: int | None = None,
         vdim: int | None = None,
         batch_first: bool = False,
@@ -55,7 +59,7 @@ class MultiheadAttention(Module):
         if not 0 <= dropout <= 1:
             raise ValueError(f"MultiheadAttention: expected dropout in [0, 1], got {dropout}")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
-        self.batch_first = batch_first
+        self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
         widths = embed_dim, kdim or embed_dim, vdim or embed_dim
         self.packed = widths == (embed_dim,) * 3
         if self.packed:
@@ -68,6 +72,11 @@ class MultiheadAttention(Module):
         self.register_parameter(
             "in_proj_bias", parameter(3 * embed_dim, dtype=dtype) if bias else None
         )
+        for name in ("bias_k", "bias_v"):
+            row = parameter(1, 1, embed_dim, dtype=dtype) if add_bias_kv else None
+            self.register_parameter(name, row)
+            if row is not None:
+                init.xavier_normal_(row)
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
@@ -97,8 +106,9 @@ class MultiheadAttention(Module):
                 f"MultiheadAttention: expected query, key, value of 2 or of 3 axes, got {shapes}"
             )
         q, k, v = (self._heads(t) for t in self._projected(query, key, value))
+        columns = k.shape[2]
         if is_causal and attn_mask is None:
-            mask: Tensor | None = Tensor(causal(rows=q.shape[2], columns=k.shape[2]))
+            mask: Tensor | None = Tensor(causal(rows=q.shape[2], columns=columns))
         else:
             mask = _kept(attn_mask)
         if mask is not None and mask.ndim == 3:
@@ -106,6 +116,9 @@ class MultiheadAttention(Module):
         padding = _kept(key_padding_mask)
         if padding is not None:
             mask = _both(mask, padding.reshape(-1, 1, 1, padding.shape[-1]))
+        k, v = self._extended(k, self.bias_k), self._extended(v, self.bias_v)
+        if mask is not None and (more := k.shape[2] - columns):
+            mask = pad(mask, (0, more), value=float(mask.dtype == BOOL))
         y, weights = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         if query.ndim == 3 and not self.batch_first:
@@ -134,6 +147,14 @@ class MultiheadAttention(Module):
         if x.ndim == 3:
             return x.transpose(0, 1).unsqueeze(0)
         return x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3)
+
+    def _extended(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return keys or values (N, heads, S, E / heads) with the positions of `add_bias_kv` and
+        `add_zero_attn` behind them."""
+        if bias is not None:
+            row = bias.reshape(1, self.num_heads, 1, -1).expand(len(x), -1, -1, -1)
+            x = cat([x, row], 2)
+        return pad(x, (0, 0, 0, 1)) if self.add_zero_attn else x
 
 
 def _kept(mask: Tensor | None) -> Tensor | None:

@@ -29,10 +29,16 @@ from .module import Module
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
-def _shapes(rows: int, width: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    rows: int, width: int, hidden: int, bias: bool, proj: int
+) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parameters of one layer in one direction, by name."""
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden)}
-    return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {})
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, width),
+        "weight_hh": (rows, proj or hidden),
+    }
+    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
+    return shapes | ({"weight_hr": (proj, hidden)} if proj else {})
 
 
 def _drawn(module: Module, hidden: int) -> None:
@@ -51,6 +57,7 @@ class _Recurrent(Module):
 
     shown = ("input_size", "hidden_size", "num_layers", "bidirectional")
     gates = 1
+    proj_size = 0
 
     def __init__(
         self,
@@ -73,9 +80,11 @@ class _Recurrent(Module):
         self.dropout = dropout
         self.order: list[str] = []
         for layer in range(num_layers):
-            width = hidden_size * (1 + bidirectional) if layer else input_size
+            states = self.proj_size or hidden_size
+            width = states * (1 + bidirectional) if layer else input_size
             for side in ("", "_reverse")[: 1 + bidirectional]:
-                shapes = _shapes(self.gates * hidden_size, width, hidden_size, bias)
+                rows = self.gates * hidden_size
+                shapes = _shapes(rows, width, hidden_size, bias, self.proj_size)
                 for kind, shape in shapes.items():
                     self.order.append(f"{kind}_l{layer}{side}")
                     setattr(self, self.order[-1], parameter(*shape, dtype=dtype))
@@ -139,14 +148,38 @@ class LSTM(_Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al.
     2000).
 
-    One step of it is `functional.recurrent.lstm_cell`. Options are those of RNN."""
+    One step of it is `functional.recurrent.lstm_cell`. Options are those of RNN; `proj_size` P
+    below hidden_size projects the states h, by weight_hr_lk (P, H), to P numbers (Sak et al.
+    2014)."""
 
     gates = 4
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
+    ) -> None:
+        if proj_size and not 0 < proj_size < hidden_size:
+            raise ValueError(
+                f"LSTM: expected proj_size below hidden_size {hidden_size}, got {proj_size}"
+            )
+        self.proj_size = proj_size
+        options = num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(input_size, hidden_size, *options, device, dtype)
 
     def forward(
         self, x: Steps, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Steps, tuple[Tensor, Tensor]]:
-        """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H).
+        """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H);
+        of a projected h, H is P.
 
         x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
         another one; hx are the initial h and c, None for zeros."""

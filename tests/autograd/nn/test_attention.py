@@ -27,6 +27,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "both masks": ({}, {"key_padding_mask": PADDING, "attn_mask": LATER}),
     "a mask for each head": ({}, {"attn_mask": drawn(N * H, L, S) > 0.7}),
     "numbers": ({}, {"attn_mask": drawn(L, S), "key_padding_mask": np.where(PADDING, -np.inf, 0)}),
+    "more to read": ({"add_bias_kv": True}, {"key_padding_mask": PADDING, "attn_mask": LATER}),
+    "zeros to read": (
+        {"add_zero_attn": True, "batch_first": True, "add_bias_kv": True},
+        {"attn_mask": drawn(L, S)},
+    ),
     "causal": ({"batch_first": True}, {"attn_mask": LATER, "is_causal": True}),
 }
 

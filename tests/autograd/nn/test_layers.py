@@ -205,6 +205,7 @@ ROWS: list[Row] = [
         },
         (2, 4, 3),
     ),
+    ("LSTM", {"input_size": 3, "hidden_size": 5, "num_layers": 2, "proj_size": 2}, (4, 2, 3)),
     ("GRU", {"input_size": 3, "hidden_size": 5, "num_layers": 2}, (4, 2, 3)),
     ("GRUCell", {"input_size": 3, "hidden_size": 5, "bias": False}, (2, 3)),
     ("RNNCell", {"input_size": 3, "hidden_size": 5, "nonlinearity": "relu"}, (2, 3)),
@@ -373,6 +374,8 @@ def test_wrong_options() -> None:
         nn.Dropout(1.5)
     with pytest.raises(ValueError, match=r"^LSTM: expected dropout in \[0, 1\], got -1"):
         nn.LSTM(2, 2, dropout=-1)
+    with pytest.raises(ValueError, match=r"^LSTM: expected proj_size below hidden_size 2, got 2"):
+        nn.LSTM(2, 2, proj_size=2)
     for layer in nn.RNN, nn.RNNCell:
         with pytest.raises(ValueError, match="unknown nonlinearity 'tanhh'; did you mean 'tanh'"):
             layer(2, 2, nonlinearity="tanhh")

@@ -18,11 +18,16 @@ from tallygrad.autograd.nn.utils.rnn import (
 )
 
 SORTED, MIXED, EQUAL = [5, 4, 4, 1], [4, 1, 5, 4], [3, 3, 3, 3]
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "RNN": {"nonlinearity": "relu", "num_layers": 2},
     "LSTM": {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    "LSTM, projected": {"bidirectional": True, "proj_size": 2},
     "GRU": {"bidirectional": True},
 }
+
+
+def layer_of(t: Any, kind: str, **options: Any) -> Any:
+    return getattr(t.nn, kind.split(",")[0])(3, 4, **KINDS[kind] | options).double()
 
 
 def results(t: Any, layer: Any, x: np.ndarray, lengths: list[int], start: list[np.ndarray]) -> Any:
@@ -48,13 +53,13 @@ def results(t: Any, layer: Any, x: np.ndarray, lengths: list[int], start: list[n
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_compute_what_torch_does(kind: str, lengths: list[int]) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    theirs = getattr(torch.nn, kind)(3, 4, **KINDS[kind]).double()
-    ours = getattr(nn, kind)(3, 4, **KINDS[kind]).double()
+    theirs, ours = layer_of(torch, kind), layer_of(ag, kind)
     ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6, 4, 3))
-    state = rng.standard_normal((2, 2 * ours.num_layers // (1 if ours.bidirectional else 2), 4, 4))
-    start = [*state[: 2 if kind == "LSTM" else 1]] if lengths == MIXED else []
+    ways = ours.num_layers * (1 + ours.bidirectional)
+    widths = [ours.proj_size or 4, 4] if "LSTM" in kind else [4]
+    start = [rng.standard_normal((ways, 4, n)) for n in widths] if lengths == MIXED else []
     mine, other = results(ag, ours, x, lengths, start), results(torch, theirs, x, lengths, start)
     for a, b in zip(mine, other, strict=True):
         np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-11)
@@ -63,7 +68,7 @@ def test_layers_compute_what_torch_does(kind: str, lengths: list[int]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_sequence_is_as_if_alone(kind: str) -> None:
     """Whatever stands behind its end; also without a tape, where an LSTM keeps no cells."""
-    layer = getattr(nn, kind)(3, 4, **KINDS[kind] | {"batch_first": True}).double()
+    layer = layer_of(ag, kind, batch_first=True)
     x = ag.randn(4, 6, 3, dtype="float64")
     with ag.no_grad():
         packed = pack_padded_sequence(x, MIXED, True, enforce_sorted=False)
