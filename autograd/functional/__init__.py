@@ -16,6 +16,7 @@ from . import (
     pool,
     recurrent,
     sampling,
+    unpool,
     volume,
 )
 from . import dropout as dropout_names
@@ -41,6 +42,7 @@ from .pool import *
 from .recurrent import *
 from .sampling import *
 from .spike import *
+from .unpool import *
 from .volume import *
 
 # Each family of functions names its own in __all__.
@@ -64,4 +66,5 @@ __all__ += pool.__all__
 __all__ += recurrent.__all__
 __all__ += sampling.__all__
 __all__ += spike_names.__all__
+__all__ += unpool.__all__
 __all__ += volume.__all__

@@ -5,17 +5,23 @@ Most are methods of Tensor too."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
+import numpy as np
+
+from ..array import NDArray, array
 from ..methods.selecting import Ordered
 from ..ops.gather import embedding as rows
 from ..ops.gather import one_hot as hot
 from ..tensor import Tensor
+from .arrange import where
 
 __all__ = [
     "argsort",
     "bincount",
     "embedding",
+    "embedding_bag",
     "gather",
     "index_add",
     "index_select",
@@ -52,6 +58,74 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     padding = -1 if padding_idx is None else padding_idx % count
     y: Tensor = rows(weight, input, padding=padding)
     return y
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    *,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Return the "sum", "mean" or "max" of the rows of the weight (rows, C) that each bag names:
+    (bags, C).
+
+    Bags are the rows of `input`, or of its one axis the parts that begin at `offsets` (the last of
+    which is its end with `include_last_offset`); they are padded to the longest. Elements equal to
+    `padding_idx` do not count; nothing gives 0. `per_sample_weights`, of the input's shape, are
+    factors of a sum. ValueError for other modes and where the arguments do not fit."""
+    factors = per_sample_weights
+    if mode not in ("sum", "mean", "max") or (factors is not None and mode != "sum"):
+        raise ValueError(
+            "embedding_bag: expected mode 'sum', or 'mean' or 'max' without per_sample_weights, "
+            f"got {mode!r}"
+        )
+    if input.ndim != (2 if offsets is None else 1):
+        raise ValueError(
+            "embedding_bag: expected an input of 2 axes, or of 1 and offsets, got shape "
+            f"{input.shape}"
+        )
+    if factors is not None and factors.shape != input.shape:
+        raise ValueError(
+            f"embedding_bag: expected per_sample_weights of shape {input.shape}, got "
+            f"{factors.shape}"
+        )
+    present = None if padding_idx is None else input != padding_idx % max(len(weight), 1)
+    if offsets is not None:
+        table, filled = _bags(offsets, len(input), include_last_offset)
+        input, factors = input[table], None if factors is None else factors[table]
+        present = filled if present is None else present[table] & filled
+    y = embedding(input, weight)
+    if factors is not None:
+        y = y * factors.unsqueeze(-1)
+    if mode == "sum" or not input.numel():
+        return y.sum(1) if present is None else where(present.unsqueeze(-1), y, 0.0).sum(1)
+    if present is None:
+        return y.mean(1) if mode == "mean" else y.max(1).values
+    count = present.sum(1, keepdim=True)
+    if mode == "mean":
+        return where(present.unsqueeze(-1), y, 0.0).sum(1) / count.clamp_min(1).astype(y.dtype)
+    largest = where(present.unsqueeze(-1), y, -inf).max(1).values
+    return where(count > 0, largest, 0.0)
+
+
+def _bags(offsets: Tensor, count: int, with_end: bool) -> tuple[NDArray, Tensor]:
+    """Return the positions of the elements of bags (bags, longest), and whether there is one.
+
+    ValueError for offsets that do not ascend from 0 to `count`."""
+    starts = offsets.numpy()
+    bounds = starts if with_end else np.append(starts, count)
+    if starts[:1].any() or (np.diff(bounds) < 0).any() or bounds[-1] != count:
+        raise ValueError(
+            f"embedding_bag: expected offsets that ascend from 0 to {count}, got {starts.tolist()}"
+        )
+    lengths = np.diff(bounds)[:, None]
+    steps = np.arange(lengths.max(initial=0))
+    filled = steps < lengths
+    return np.where(filled, bounds[:-1, None] + steps, 0), Tensor(array(filled))
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -22,4 +22,5 @@ from ..functional.pool import *
 from ..functional.recurrent import *
 from ..functional.sampling import *
 from ..functional.spike import *
+from ..functional.unpool import *
 from ..functional.volume import *

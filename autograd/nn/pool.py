@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
-from ..functional import pool, volume
+from ..functional import pool, unpool, volume
 from ..functional.conv import Sizes, sizes
 from ..tensor import Tensor
 from .module import Module
@@ -28,6 +28,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
 ]
 
 
@@ -92,6 +95,40 @@ class MaxPool3d(MaxPool2d):
 
     axes = 3
     function: ClassVar[Function] = staticmethod(volume.max_pool3d)
+
+
+class MaxUnpool2d(_Pool):
+    """An image of zeros with the results of `MaxPool2d` at the positions it returned; the options
+    are its."""
+
+    shown = ("kernel_size", "stride", "padding")
+    function: ClassVar[Function] = staticmethod(unpool.max_unpool2d)
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
+        self._lay(kernel_size, stride)
+        self.padding = self._numbers("padding", padding)
+
+    def forward(
+        self, x: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return (N, C, H', W'), see `functional.max_unpool2d`."""
+        options = self.kernel_size, self.stride, self.padding
+        y: Tensor = type(self).function(x, indices, *options, output_size)
+        return y
+
+
+class MaxUnpool1d(MaxUnpool2d):
+    """`MaxUnpool2d` of signals."""
+
+    axes = 1
+    function: ClassVar[Function] = staticmethod(unpool.max_unpool1d)
+
+
+class MaxUnpool3d(MaxUnpool2d):
+    """`MaxUnpool2d` of volumes."""
+
+    axes = 3
+    function: ClassVar[Function] = staticmethod(unpool.max_unpool3d)
 
 
 class AvgPool2d(_Pool):

@@ -30,6 +30,13 @@ ROWS = [
         wrong=(("embedding: expected a weight (rows, C), got shape (4,)", ((2,), (4,))),),
     ),
     Sample(
+        "embedding_bag",
+        lambda ids, w: fn.embedding_bag(ids, w, padding_idx=1),
+        (labels(3, 3, classes=4), normal(4, 5)),
+        lambda t, ids, w: t.nn.functional.embedding_bag(ids, w, padding_idx=1),
+        wrong=(("of 2 axes, or of 1 and offsets, got shape (2,)", ((2,), (4, 5))),),
+    ),
+    Sample(
         "one_hot",
         lambda ids, w: fn.one_hot(ids, 4) * w,
         (labels(2, 3, classes=4), normal(4)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ... import functional
 from ...functional import pool, volume
 from .sample import Sample, distinct, positive
 
@@ -97,6 +98,22 @@ ROWS = [
     row("adaptive_avg_pool3d", (2, 2, 4, 3, 5), (3, None, 2)),
     row("adaptive_max_pool3d", (2, 2, 4, 3, 5), (3, 2, None), return_indices=True),
 ]  # fmt: skip
+
+
+def _unpooled(module: Any, x: Any) -> Any:
+    """Pool images and put the values back."""
+    y, positions = module.max_pool2d(x, 2, return_indices=True)
+    return module.max_unpool2d(y, positions, 2, output_size=x.shape)
+
+
+ROWS.append(
+    Sample(
+        "max_unpool2d",
+        lambda x: _unpooled(functional, x),
+        (distinct(2, 3, 6, 5),),
+        lambda t, x: _unpooled(t.nn.functional, x),
+    )
+)
 # Of others, roots of sums of odd powers are not numbers.
 LP = row("lp_pool2d", (), 3.0, kernel_size=(2, 3), stride=1)
 ROWS.append(replace(LP, inputs=(positive(2, 3, 5, 4),)))
