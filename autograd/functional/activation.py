@@ -51,7 +51,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 @may_be_in_place
 def relu(input: Tensor) -> Tensor:
-    """Return max(x, 0); its gradient at 0 is 0."""
+    """Return max(x, 0), integers of integers; its gradient at 0 is 0."""
     y: Tensor = ops.relu(input)
     return y
 

@@ -1,12 +1,16 @@
-"""Images sampled at places that are tensors themselves (Jaderberg et al. 2015), with torch's names.
+"""Images and volumes sampled at places that are tensors themselves (Jaderberg et al. 2015), with
+torch's names.
 
-Places are (.., 2), x before y, from -1 to 1: the centres of the outermost pixels with
-`align_corners`, else the edges of the image."""
+Places are (.., 2) or (.., 3), x before y before z, from -1 to 1: the centres of the outermost
+pixels with `align_corners`, else the edges of the image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from itertools import product
+from math import prod
+from operator import add, and_, mul
 
 import numpy as np
 
@@ -17,28 +21,31 @@ from ..ops.gather import gather
 from ..ops.linear import matmul
 from ..ops.reduce import broadcast_to
 from ..ops.shape import permute, reshape
+from ..ops.stretch import SHARP
 from ..tensor import Tensor
 from .arrange import where
 
 __all__ = ["affine_grid", "grid_sample"]
 
-MODES, BORDERS = ("bilinear", "nearest"), ("zeros", "border", "reflection")
+MODES, BORDERS = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Return the places (N, H, W, 2) of an image's pixels after affine maps theta (N, 2, 3).
+    """Return the places (N, H, W, 2) of an image's pixels after affine maps theta (N, 2, 3), or
+    (N, D, H, W, 3) of a volume's after theta (N, 3, 4).
 
-    `size` is (N, C, H, W). ValueError where shapes do not fit."""
-    if len(size) != 4 or theta.shape != (size[0], 2, 3):
+    `size` is (N, C, H, W) or (N, C, D, H, W). ValueError where shapes do not fit."""
+    axes = len(size) - 2
+    if axes not in (2, 3) or theta.shape != (size[0], axes, axes + 1):
         raise ValueError(
-            f"affine_grid: expected theta (N, 2, 3) and size (N, C, H, W), got {theta.shape} and "
-            f"{tuple(size)}"
+            "affine_grid: expected theta (N, 2, 3) and size (N, C, H, W), or (N, 3, 4) and (N, C, "
+            f"D, H, W), got {theta.shape} and {tuple(size)}"
         )
-    n, _, h, w = size
-    y, x = (_centres(m, align_corners) for m in (h, w))
-    plane = np.stack([*np.broadcast_arrays(x[None], y[:, None], 1.0)], -1).reshape(h * w, 3)
+    n, _, *extents = size
+    centres = np.meshgrid(*[_centres(m, align_corners) for m in extents], indexing="ij")
+    plane = np.stack([*reversed(centres), np.ones(extents)], -1).reshape(-1, axes + 1)
     places = matmul(array(plane.astype(theta.dtype)), permute(theta, axes=(0, 2, 1)))
-    return reshape(places, shape=(n, h, w, 2))
+    return reshape(places, shape=(n, *extents, axes))
 
 
 def _centres(count: int, align_corners: bool) -> np.ndarray:
@@ -55,51 +62,68 @@ def grid_sample(
     padding_mode: str = "zeros",
     align_corners: bool = False,
 ) -> Tensor:
-    """Return images (N, C, H, W) at places (N, E, F, 2): (N, C, E, F).
+    """Return images (N, C, H, W) at places (N, E, F, 2): (N, C, E, F), or volumes (N, C, D, H, W)
+    at places (N, E, F, G, 3).
 
-    Modes are "bilinear" and "nearest". Beyond the image are zeros, its "border", or its
-    "reflection" at the place -1 or 1. ValueError for others and where shapes do not fit."""
-    if mode not in MODES or padding_mode not in BORDERS:
+    Modes are "bilinear", in volumes along three axes, "nearest", and for images "bicubic" (Keys
+    1981). Beyond the image are zeros, its "border", or its "reflection" at the place -1 or 1.
+    ValueError for others and where shapes do not fit."""
+    axes = input.ndim - 2
+    if mode not in MODES[: 3 if axes == 2 else 2] or padding_mode not in BORDERS:
         raise ValueError(
-            f"grid_sample: expected a mode in {MODES} and a padding_mode in {BORDERS}, got "
-            f"{mode!r} and {padding_mode!r}"
+            f"grid_sample: expected a mode in {MODES} (bicubic for images) and a padding_mode in "
+            f"{BORDERS}, got {mode!r} and {padding_mode!r}"
         )
-    fits = input.ndim == grid.ndim == 4 and grid.shape[0] == input.shape[0]
-    if not fits or grid.shape[3] != 2 or 0 in input.shape[2:]:
+    fits = axes in (2, 3) and grid.ndim == input.ndim and grid.shape[0] == input.shape[0]
+    if not fits or grid.shape[-1] != axes or 0 in input.shape[2:]:
         raise ValueError(
-            "grid_sample: expected images (N, C, H, W) and places (N, E, F, 2), got "
-            f"{input.shape} and {grid.shape}"
+            "grid_sample: expected images (N, C, H, W) and places (N, E, F, 2), or volumes (N, C, "
+            f"D, H, W) and places (N, E, F, G, 3), got {input.shape} and {grid.shape}"
         )
-    n, c, h, w = input.shape
-    flat = reshape(input, shape=(n, c, h * w))
-    shape = (n, 1, grid.shape[1] * grid.shape[2])
-    x, y = (
-        _pixels(reshape(grid[..., i], shape=shape), m, padding_mode, align_corners)
-        for i, m in enumerate((w, h))
-    )
+    n, c, *extents = input.shape
+    flat = reshape(input, shape=(n, c, prod(extents)))
+    shape = (n, 1, prod(grid.shape[1:-1]))
+    taps = [
+        _taps(reshape(grid[..., i], shape=shape), m, mode, padding_mode, align_corners)
+        for i, m in enumerate(reversed(extents))
+    ]
+    parts = []
+    for chosen in product(*taps):
+        pixels, shares = zip(*chosen, strict=True)
+        part = _at(flat, pixels, extents)
+        parts.append(part if mode == "nearest" else part * reduce(mul, [f() for f in shares]))
+    return reshape(reduce(add, parts), shape=(n, c, *grid.shape[1:-1]))
+
+
+def _taps(
+    place: Tensor, size: int, mode: str, border: str, align_corners: bool
+) -> list[tuple[Tensor, Callable[[], Tensor]]]:
+    """Return the numbers of the pixels along an axis that places read, and functions that give
+    their weights."""
+    x = (place + 1.0) * ((size - 1) / 2) if align_corners else (place + 1.0) * (size / 2) - 0.5
+    if mode == "bicubic":
+        before = floor(x)
+        rest = x - before
+        pixels = [_bordered(before + i, size, border, align_corners) for i in (-1, 0, 1, 2)]
+        distances = (1.0 + rest, True), (rest, False), (1.0 - rest, False), (2.0 - rest, True)
+        return [(pixel, partial(_keys, *d)) for pixel, d in zip(pixels, distances, strict=True)]
+    x = _bordered(x, size, border, align_corners)
     if mode == "nearest":
-        result = _at(flat, round(x), round(y), (h, w))
-    else:
-        left, top = floor(x), floor(y)
-        parts = [
-            _at(flat, left + i, top + j, (h, w)) * (_share(x - left, i) * _share(y - top, j))
-            for i, j in product((0, 1), (0, 1))
-        ]
-        result = parts[0] + parts[1] + parts[2] + parts[3]
-    return reshape(result, shape=(n, c, *grid.shape[1:3]))
+        return [(round(x), lambda: x)]
+    before = floor(x)
+    return [(before, lambda: 1.0 - (x - before)), (before + 1, lambda: x - before)]
 
 
-def _share(rest: Tensor, side: int) -> Tensor:
-    """Return the weight of the pixel before a place (0) or behind it (1)."""
-    return rest if side else 1.0 - rest
+def _keys(x: Tensor, far: bool) -> Tensor:
+    """Return weights of cubic convolution at distances from 0 to 1 or, if `far`, from 1 to 2."""
+    if far:
+        return ((x - 5.0) * x + 8.0) * (x * SHARP) - 4.0 * SHARP
+    return ((SHARP + 2.0) * x - (SHARP + 3.0)) * x * x + 1.0
 
 
-def _pixels(place: Tensor, size: int, border: str, align_corners: bool) -> Tensor:
-    """Return places along an axis as numbers of pixels."""
-    if align_corners:
-        x, low, span = (place + 1.0) * ((size - 1) / 2), 0.0, size - 1
-    else:
-        x, low, span = (place + 1.0) * (size / 2) - 0.5, -0.5, size
+def _bordered(x: Tensor, size: int, border: str, align_corners: bool) -> Tensor:
+    """Return numbers of pixels, those beyond an image moved into it by its border."""
+    low, span = (0.0, size - 1) if align_corners else (-0.5, size)
     if border == "reflection" and span:
         far = (x - low).abs()
         times = floor(far / span)
@@ -111,10 +135,13 @@ def _pixels(place: Tensor, size: int, border: str, align_corners: bool) -> Tenso
     return x if border == "zeros" else x.clamp(0, size - 1)
 
 
-def _at(flat: Tensor, x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixels (N, C, places) of images (N, C, H W), 0 beyond them."""
-    h, w = size
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
-    index = where(inside, y * w + x, 0.0).detach().astype(INT64)
+def _at(flat: Tensor, pixels: Sequence[Tensor], extents: Sequence[int]) -> Tensor:
+    """Return the pixels (N, C, places) with numbers x, y and, if any, z of images (N, C, ..) with
+    one axis for all pixels, 0 beyond them."""
+    limits = [*zip(pixels, reversed(extents), strict=True)]
+    inside = reduce(and_, [(x >= 0) & (x <= m - 1) for x, m in limits])
+    *_, index = numbers = [where(inside, x, 0.0).detach().astype(INT64) for x in pixels]
+    for number, extent in zip(numbers[-2::-1], extents[1:], strict=True):
+        index = index * extent + number
     chosen = broadcast_to(index, shape=(*flat.shape[:2], index.shape[2]))
     return where(inside, gather(flat, chosen, axis=2), 0.0)

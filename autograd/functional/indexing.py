@@ -213,13 +213,17 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Tensor | tuple[Tensor, 
 
 
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
 ) -> Any:
-    """Return the values that occur, in ascending order.
+    """Return the values that occur, in ascending order, or the parts along an axis.
 
-    With `return_inverse` also where each element's value is in them, with `return_counts` how often
-    each occurs."""
-    return input.unique(sorted, return_inverse, return_counts)
+    With `return_inverse` also where each element's value, or each part, is in them, with
+    `return_counts` how often each occurs."""
+    return input.unique(sorted, return_inverse, return_counts, dim)
 
 
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi, prod
+from math import inf, pi, prod
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -70,8 +70,10 @@ def rad2deg(input: Tensor) -> Tensor:
 
 
 def hypot(input: Tensor, other: Tensor) -> Tensor:
-    """Return sqrt(input^2 + other^2), with gradient 0 at 0."""
-    return cast("Tensor", el.deviation(input * input + other * other))
+    """Return sqrt(input^2 + other^2), with gradient 0 at 0; infinite if one of both is."""
+    endless = (input == inf) | (input == -inf) | (other == inf) | (other == -inf)
+    root = el.deviation(input * input + other * other)
+    return cast("Tensor", el.where(endless, inf, root))
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:

@@ -174,25 +174,38 @@ class Selecting:
         return self.wrap(np.stack(found, -1)[:, : truths.ndim])
 
     def unique(
-        self, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+        self,
+        sorted: bool = True,
+        return_inverse: bool = False,
+        return_counts: bool = False,
+        dim: int | None = None,
     ) -> Any:
-        """Return the values that occur, in ascending order.
+        """Return the values that occur, in ascending order, or the parts along an axis.
 
-        With `return_inverse` also where each element's value is in them, with `return_counts` how
-        often each occurs."""
-        flat = sh.reshape(self, shape=(prod(self.shape),))
-        positions = flat._order("unique", 0, False, None)
-        values = ga.gather(flat, positions, axis=0)
-        fresh = np.ones(len(values), bool)
-        fresh[1:] = cp.ne(values[1:], values[:-1]).numpy()
-        starts = np.flatnonzero(fresh)
-        results = [sh.index(values, self.wrap(starts), axis=0)]
+        With `return_inverse` also where each element's value, or each part, is in them, with
+        `return_counts` how often each occurs."""
+        axis = 0 if dim is None else sh.axis_of("unique", dim, len(self.shape))
+        if dim is None:
+            x = sh.reshape(self, shape=(prod(self.shape),))
+            positions = x._order("unique", 0, False, None)
+            ordered = ga.gather(x, positions, axis=0)
+            fresh = cp.ne(ordered[1:], ordered[:-1]).numpy()
+        else:
+            x = self._me
+            parts = np.moveaxis(self.numpy(), axis, 0)
+            parts = parts.reshape(len(parts), prod(parts.shape[1:]))
+            order = np.lexsort(parts.T[::-1]) if parts.size else np.arange(len(parts))
+            positions = self.wrap(order)
+            ordered = sh.index(x, positions, axis=axis)
+            fresh = (parts[order[1:]] != parts[order[:-1]]).any(1)
+        starts = np.flatnonzero(np.append(True, fresh)[: len(positions)])
+        results = [sh.index(ordered, self.wrap(starts), axis=axis)]
         if return_inverse:
-            inverse = np.empty(len(values), np.int64)
-            inverse[positions.numpy()] = np.cumsum(fresh) - 1
-            results.append(self.wrap(inverse.reshape(self.shape)))
+            inverse = np.empty(len(positions), np.int64)
+            inverse[positions.numpy()] = np.append(0, np.cumsum(fresh))[: len(positions)]
+            results.append(self.wrap(inverse.reshape(self.shape if dim is None else -1)))
         if return_counts:
-            results.append(self.wrap(np.diff(starts, append=len(values))))
+            results.append(self.wrap(np.diff(starts, append=len(positions))))
         return results[0] if len(results) == 1 else tuple(results)
 
     def bincount(self, weights: Tensor | None = None, minlength: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from .compare import ge
 from .elementwise import add, exp, mul, sub, where
 from .reduce import kept_shape, reduced, scale, spread
 from .reduce import sum as total
-from .rules import each, floating
+from .rules import each, floating, numeric
 from .shape import full, reshape, zero
 
 
@@ -30,7 +30,7 @@ def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
     return dy
 
 
-@primitive(infer=floating, cost=each(cmp=1))
+@primitive(infer=numeric, cost=each(cmp=1))
 def relu(x: NDArray) -> NDArray:
     """Return max(x, 0), with slope 0 at 0 (Nair and Hinton 2010)."""
     return np.maximum(x, 0)

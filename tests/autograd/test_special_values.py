@@ -314,3 +314,15 @@ def test_a_transposed_convolution_without_results_is_refused() -> None:
         match=r"^conv_transpose2d: expected an output of at least 1 x 1, got 0 x 0 from input",
     ):
         ag.conv_transpose2d(ag.ones(1, 2, 1, 1), ag.ones(2, 3, 2, 2), padding=1)
+
+
+def test_a_leg_without_end_makes_a_hypotenuse_without_end() -> None:
+    legs = ag.tensor([inf, -inf, nan, nan, 3.0]), ag.tensor([nan, 1.0, -inf, 1.0, 4.0])
+    np.testing.assert_array_equal(ag.hypot(*legs).numpy(), [inf, inf, inf, nan, 5])
+
+
+def test_rectified_integers_are_integers() -> None:
+    y = ag.relu(ag.tensor([-2, 0, 3]))
+    assert y.tolist() == [0, 0, 3] and y.dtype == ag.int64
+    with pytest.raises(TypeError, match="relu: expected numbers, got truth values"):
+        ag.relu(ag.tensor([True]))

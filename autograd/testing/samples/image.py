@@ -83,8 +83,7 @@ def sampled(border: str, aligned: bool, mode: str, wrong: Wrong = ()) -> Sample:
 
 ROWS += [
     sampled(BORDERS[0], False, "bilinear", (
-        ("grid_sample: expected images (N, C, H, W) and places (N, E, F, 2), got (2, 2, 3, 4) and "
-         "(1, 2, 3, 2)", ((2, 2, 3, 4), (1, 2, 3, 2))),
+        ("(N, E, F, G, 3), got (2, 2, 3, 4) and (1, 2, 3, 2)", ((2, 2, 3, 4), (1, 2, 3, 2))),
     )),
     sampled(BORDERS[2], True, "bilinear"),
     Sample(
@@ -94,8 +93,7 @@ ROWS += [
         lambda t, theta: t.nn.functional.affine_grid(theta, (2, 1, 3, 4), align_corners=False),
         macs=2 * 12 * 3 * 2,
         wrong=(
-            ("affine_grid: expected theta (N, 2, 3) and size (N, C, H, W), got (2, 3, 3) and",
-             ((2, 3, 3),)),
+            ("(N, 3, 4) and (N, C, D, H, W), got (2, 3, 3) and", ((2, 3, 3),)),
         ),
     ),
 ]  # fmt: skip

@@ -25,7 +25,11 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: ag.fold(IMAGE, 1, 2), "fold: expected a padded image that kernel (2, 2) with dilat"),
     (
         lambda: ag.grid_sample(IMAGE, ag.zeros(1, 2, 2, 2), "linear"),
-        "grid_sample: expected a mode in ('bilinear', 'nearest') and a padding_mode in ('zeros', ",
+        "grid_sample: expected a mode in ('bilinear', 'nearest', 'bicubic') (bicubic for images) ",
+    ),
+    (
+        lambda: ag.grid_sample(ag.ones(1, 1, 2, 2, 2), ag.zeros(1, 1, 1, 1, 3), "bicubic"),
+        "grid_sample: expected a mode in ('bilinear', 'nearest', 'bicubic') (bicubic for images) ",
     ),
     (lambda: nn.ZeroPad2d((1, 2)), "ZeroPad2d: expected one width or 4, got (1, 2)"),
     (lambda: nn.ZeroPad1d(1)(IMAGE), "ZeroPad1d: expected an input of 2 or 3 axes, got shape (1"),
@@ -53,21 +57,31 @@ def test_rows_of_any_length_as_in_torch(mode: str) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize(
+    ("mode", "axes"),
+    [("bilinear", 2), ("nearest", 2), ("bicubic", 2), ("bilinear", 3), ("nearest", 3)],
+)
 @pytest.mark.parametrize("border", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_places_far_beyond_the_image_as_in_torch(mode: str, border: str, aligned: bool) -> None:
+def test_places_far_beyond_the_image_as_in_torch(
+    mode: str, axes: int, border: str, aligned: bool
+) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     draw = np.random.default_rng(0)
-    x, theta = draw.standard_normal((2, 3, 4, 5)), 2 * draw.standard_normal((2, 2, 3))
-    size = (2, 3, 6, 7)
-    places = ag.affine_grid(ag.tensor(theta), size, aligned)
-    y = ag.grid_sample(ag.tensor(x), places, mode, border, aligned)
-    fn = torch.nn.functional
-    theirs = fn.affine_grid(torch.tensor(theta), size, aligned)
-    np.testing.assert_allclose(places.numpy(), theirs.numpy(), rtol=0, atol=1e-12)
-    expected = fn.grid_sample(torch.tensor(x), theirs, mode, border, aligned)
-    np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=0, atol=1e-11)
+    image = draw.standard_normal((2, 3, 4, 5, 3)[: 2 + axes])
+    maps = 2 * draw.standard_normal((2, axes, axes + 1))
+    size = (2, 3, 6, 7, 4)[: 2 + axes]
+    found = []
+    for t in (ag, torch):
+        fn = t.nn.functional
+        x, theta = (t.tensor(a, requires_grad=True) for a in (image, maps))
+        places = fn.affine_grid(theta, size, aligned)
+        y = fn.grid_sample(x, places, mode, border, aligned)
+        (y * y).sum().backward()
+        grads = [x.grad] if mode == "nearest" else [x.grad, theta.grad]
+        found.append([a.detach().numpy() for a in (places, y, *grads)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
 def test_patches_come_together_again() -> None:

@@ -62,6 +62,18 @@ def test_a_trace_does_not_record_what_a_mask_selects() -> None:
 ODD = np.array([3, 1, 3, 0, 7, 1], np.int64)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_parts_that_occur_as_in_torch(dim: int) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = np.random.default_rng(0).integers(0, 2, (6, 2, 3))
+    options = {"return_inverse": True, "return_counts": True, "dim": dim}
+    pairs = zip(ag.tensor(x).unique(**options), torch.tensor(x).unique(**options), strict=True)
+    assert all(a.tolist() == b.tolist() for a, b in pairs)
+    shapes = [ag.unique(ag.zeros(*shape), dim=0).shape for shape in ((0, 3), (3, 0))]
+    assert shapes == [(0, 3), (1, 0)]
+
+
 def test_what_occurs() -> None:
     x = ag.from_numpy(ODD).reshape(2, 3)
     values, inverse, counts = x.unique(return_inverse=True, return_counts=True)
