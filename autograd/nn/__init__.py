@@ -14,6 +14,7 @@ from . import (
     image,
     init,
     layers,
+    lazy,
     loss,
     module,
     narrow,
@@ -35,6 +36,7 @@ from .embedding import *
 from .flat import *
 from .image import *
 from .layers import *
+from .lazy import *
 from .loss import *
 from .module import *
 from .narrow import *
@@ -57,6 +59,7 @@ __all__ += embedding.__all__
 __all__ += flat.__all__
 __all__ += image.__all__
 __all__ += layers.__all__
+__all__ += lazy.__all__
 __all__ += loss.__all__
 __all__ += module.__all__
 __all__ += narrow.__all__
