@@ -56,6 +56,7 @@ from .functional.pool import *
 from .functional.recurrent import *
 from .functional.sampling import *
 from .functional.spike import *
+from .functional.unpool import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit

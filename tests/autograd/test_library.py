@@ -150,7 +150,7 @@ def test_a_loader_goes_through_epochs(prefetch: int) -> None:
 
 
 # Modules that are no family.
-OTHERS = ("__init__", "errors", "functional", "hooks", "init", "options", "utils")
+OTHERS = ("__init__", "errors", "functional", "hooks", "init", "options", "packed", "utils")
 
 
 @pytest.mark.parametrize(
