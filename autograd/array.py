@@ -147,6 +147,12 @@ class Array:
         self._value = value
         self.storage.pending = None
 
+    def own(self) -> Array:
+        """Declare memory that was just made to be the engine's alone, and return the array: calls
+        may read it later than they are made."""
+        self.storage.owned = self.has_numbers
+        return self
+
     def shown(self) -> NDArray:
         """Return the numbers for code outside the engine, which may write to them.
 

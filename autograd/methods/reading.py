@@ -73,7 +73,8 @@ class Reading:
         return format(self.item(), spec)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
-        return np.array(self._read("ndarray or mask").value, dtype, copy=copy)
+        a = self._read("ndarray or mask")
+        return np.array(a.value if copy else a.shown(), dtype, copy=copy)
 
     def __bool__(self) -> bool:
         return bool(self._single("bool()"))

@@ -37,7 +37,7 @@ class FlatParameters:
         self.shapes = tuple(p.shape for p in self.parameters)
         self._slices: tuple[FlatParameters, ...] | None = None
         self.dtype: np.dtype[np.generic] = self.parameters[0].dtype
-        self.data: Array = zeros(sum(sizes), dtype=self.dtype).data
+        self.data: Array = zeros(sum(sizes), dtype=self.dtype).data.own()
         self.grad: Array = zeros(sum(sizes), dtype=self.dtype).data
         with context.using(ledger=Ledger(), tape=None):
             for p, offset in zip(self.parameters, self.offsets, strict=True):

@@ -250,7 +250,7 @@ class Module(Hooked):
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return copies of the numbers of parameters and persistent buffers by full name."""
-        return {name: np.array(t.numpy(), order="C") for name, t in self._state().items()}
+        return {name: np.array(t, order="C") for name, t in self._state().items()}
 
     def load_state_dict(
         self, state: Mapping[str, npt.ArrayLike], strict: bool = True

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, deferred, models
+from tallygrad.autograd import context, deferred, models, nn, primitive
 from tallygrad.autograd.deferred import Call
+from tallygrad.autograd.optim import SGD
 
 pytest.importorskip("llvmlite")
 
@@ -173,6 +174,60 @@ def test_numbers_that_were_given_away_may_be_changed() -> None:
     for one, two in zip(waited, at_once, strict=True):
         np.testing.assert_array_equal(one, two)
     assert waited[1].any() and not waited[2].any()
+
+
+def layers() -> nn.Module:
+    ag.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_weights_are_read_where_they_lie(flat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that wait take no copies of them, not even after they were saved and loaded."""
+    copied: list[tuple[int, ...]] = []
+    real = primitive._copied
+    monkeypatch.setattr(primitive, "_copied", lambda a: copied.append(a.shape) or real(a))
+    net, x = layers(), numbers(*SHAPE)
+    if flat:
+        nn.flatten([*net.parameters()])
+    for _ in range(2):
+        with context.using(backend="llvm"):
+            net(x * 1.0).sum().backward()
+        net.load_state_dict(net.state_dict())
+    assert not copied
+    net[0].weight.numpy()  # which somebody may write to from now on
+    with context.using(backend="llvm"):
+        net(x * 1.0).sum().backward()
+    assert (16, 16, 3, 3) in copied
+
+
+def step_down(weight: ag.Tensor, optimizer: SGD) -> None:
+    weight.grad = ag.ones(*weight.shape)
+    optimizer.step()
+
+
+WRITES: dict[str, Callable[[nn.Module, ag.Tensor, SGD], Any]] = {
+    "in place": lambda net, w, optimizer: w.mul_(2.0),
+    "loaded": lambda net, *_: net.load_state_dict({n: v + 1 for n, v in net.state_dict().items()}),
+    "drawn": lambda net, w, optimizer: nn.init.ones_(w),
+    "by a step": lambda net, w, optimizer: step_down(w, optimizer),
+    "through numpy()": lambda net, w, optimizer: w.numpy().fill(0),
+    "through asarray": lambda net, w, optimizer: np.asarray(w).fill(0),
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_calls_that_wait_read_weights_as_they_were(how: str) -> None:
+    net = layers().eval()
+    weight, optimizer = net[0].weight, SGD(net.parameters(), lr=1.0)
+    with ag.no_grad(), context.using(backend="llvm"):
+        x = numbers(*SHAPE)
+        expected = net(x).numpy().copy()
+        y = net(x)
+        assert y.data.storage.pending is not None
+        WRITES[how](net, weight, optimizer)
+        np.testing.assert_array_equal(y.numpy(), expected)
+        assert not np.array_equal(net(x).numpy(), expected)
 
 
 def test_many_results_that_nobody_reads_are_computed() -> None:
