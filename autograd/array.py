@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -76,15 +76,6 @@ class Array:
         self.offset = offset
         self.storage: Storage = Storage(spec) if base is None else base.storage
         self._value = value
-
-    if not TYPE_CHECKING:  # where unknown names stay unknown
-
-        def __getattr__(self, name: str) -> Any:
-            """AttributeError that tells those who expect torch's `x.data` what to write."""
-            raise AttributeError(
-                f"'Array' object has no attribute '{name}': the data of a tensor are an array of "
-                "the engine; read x.detach(), write to x within no_grad() or with nn.init"
-            )
 
     @property
     def shape(self) -> tuple[int, ...]:

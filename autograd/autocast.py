@@ -92,11 +92,11 @@ def _weight(x: Tensor, dtype: DType) -> Tensor:
     """Return a weight in a narrow type. It is cast once in a block, unless it changes; but each use
     is a record of its own, so that gradients of several uses are added in the type of the
     weight."""
-    state, data = context.current(), x.data
+    state, data = context.current(), x.array
     known = state.casts.get(data)
     if known is None or known.version != data.storage.version:
         result: Tensor = converted(x, dtype)
-        state.casts[data] = Cast(data.storage.version, result.data)
+        state.casts[data] = Cast(data.storage.version, result.array)
         return result
     if state.tape is None or not x.requires_grad:
         return Tensor(known.result)

@@ -170,7 +170,7 @@ class _Recompute:
 
 def _leaf(argument: Tensor) -> Tensor:
     kind = type(argument) if argument.is_parameter else Tensor
-    return kind(argument.data, argument.requires_grad)
+    return kind(argument.array, argument.requires_grad)
 
 
 def _tuple(result: Any) -> tuple[Tensor, ...]:
@@ -220,9 +220,9 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     record = Record(outer, operation, tuple(sources))
     if outer.keep:
         for i, a in enumerate(a for a in args if isinstance(a, Tensor)):
-            record.hold("input", i, a.data)
+            record.hold("input", i, a.array)
     tensors = [
-        Tensor(y.data, True, (record, i)) if y.requires_grad else Tensor(y.data)
+        Tensor(y.array, True, (record, i)) if y.requires_grad else Tensor(y.array)
         for i, y in enumerate(results)
     ]
     return _handed_on(result, tensors)

@@ -44,9 +44,9 @@ class Uses(PassiveObserver):
     def __init__(self, model: Module, ledger: Ledger) -> None:
         super().__init__(ledger)
         modules = [*model.modules()]
-        self.layers = {id(m.weight.data): m for m in modules if _has_integer_form(m)}
+        self.layers = {id(m.weight.array): m for m in modules if _has_integer_form(m)}
         means = [(m.running_mean, m) for m in modules if _is_foldable(m)]
-        self.norms = {id(mean.data): m for mean, m in means if mean is not None}
+        self.norms = {id(mean.array): m for mean, m in means if mean is not None}
         both: list[Module] = [*self.layers.values(), *self.norms.values()]
         self.unpaired = dict.fromkeys(both, 0)
         self.range: dict[Layer, tuple[float, float]] = {}
@@ -261,7 +261,7 @@ def _integer_form(name: str, layer: Layer, norm: BatchNorm | None, uses: Uses) -
         low, high = -1.0, 1.0
     largest = Tensor(array(np.asarray(max(-low, high)), weight.dtype))
     for what, top in (("weights", weight.abs().max()), ("inputs", largest)):
-        if top.data.has_numbers and not isfinite(float(top.item())):
+        if top.array.has_numbers and not isfinite(float(top.item())):
             raise ValueError(f"quantize: {name}: expected finite {what}, got {top.item()}")
     numbers = weight, bias, scale_of(largest, signed=low < 0), low < 0
     if isinstance(layer, Conv2d):

@@ -49,7 +49,7 @@ def _arrays(args: tuple[Any, ...], observer: Observer | None) -> tuple[Array, ..
     """Return the arrays of a call's arguments, and tell the observer which tensors are read."""
     arrays = []
     for a in args:
-        data = a.data if isinstance(a, Tensor) else a
+        data = a.array if isinstance(a, Tensor) else a
         if type(data) is not Array:
             data = _lifted(a, args)
         elif data is not a:
@@ -62,13 +62,7 @@ def _arrays(args: tuple[Any, ...], observer: Observer | None) -> tuple[Array, ..
 
 
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
-    """Return a number or an ndarray among a call's arguments as an array. TypeError for a tensor
-    whose `data` is no Array."""
-    if isinstance(value, Tensor):
-        raise TypeError(
-            f"data: expected an Array, got {type(value.data).__name__}; write numbers into a "
-            "tensor with no_grad() and copy_()"
-        )
+    """Return a number or an ndarray among a call's arguments as an array."""
     first = next((t for t in args if isinstance(t, Tensor)), None)
     lifted = lift(value, FLOAT32 if first is None else first.dtype)
     if type(value) is int and first is not None and not holds(first.dtype, value):

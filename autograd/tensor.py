@@ -29,7 +29,7 @@ from .tape import Record, Source, Sweep
 
 
 class Tensor(InPlace, Selecting, Creating, Methods, Reading):
-    """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()`, `item()`
+    """Numbers with a history. `array` is an Array handle; numbers leave through `numpy()`, `item()`
     and `tolist()`. `source` is (record, position) for a computed tensor, None for a leaf.
 
     A leaf with `requires_grad` accumulates `grad` in each backward; in `slot`, an Array of the same
@@ -37,7 +37,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     added, `post_grad_hooks` the leaf after its gradient is final."""
 
     __slots__ = (
-        "__weakref__", "_grad", "data", "hooks", "post_grad_hooks", "requires_grad", "slot",
+        "__weakref__", "_grad", "array", "hooks", "post_grad_hooks", "requires_grad", "slot",
         "source",
     )  # fmt: skip
     __array_ufunc__ = None
@@ -50,7 +50,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
             raise TypeError(f"Tensor: expected an Array, got {type(data).__name__}; see tensor()")
         if requires_grad and not is_floating(data.spec.dtype):
             raise TypeError(f"requires_grad: expected a floating-point tensor, got {data.dtype}")
-        self.data = data
+        self.array = data
         self.requires_grad = requires_grad
         self.source = source
         self._grad: Tensor | None = None
@@ -61,12 +61,12 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     @property
     def shape(self) -> tuple[int, ...]:
         """Extents."""
-        return self.data.spec.shape
+        return self.array.spec.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
-        return self.data.spec.dtype
+        return self.array.spec.dtype
 
     @property
     def device(self) -> device:
@@ -76,7 +76,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     @property
     def spec(self) -> Spec:
         """Shape and element type."""
-        return self.data.spec
+        return self.array.spec
 
     @property
     def ndim(self) -> int:
@@ -99,12 +99,31 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
         if gradient is not None:
             if not isinstance(gradient, Tensor):
                 raise TypeError(f"grad: expected a Tensor or None, got {type(gradient).__name__}")
-            if gradient.data.spec != self.data.spec:
+            if gradient.array.spec != self.array.spec:
                 raise ValueError(
                     f"grad: expected shape {self.shape} of {self.dtype}, "
                     f"got {gradient.shape} of {gradient.dtype}"
                 )
         self._grad = gradient
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history, as by `detach`. Setting it writes other numbers to the
+        memory, also while gradients are recorded: TypeError or ValueError for a tensor that does
+        not fit."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"data: expected a Tensor, got {type(value).__name__}")
+        if value.spec != self.spec:
+            raise ValueError(
+                f"data: expected shape {self.shape} of {self.dtype}, "
+                f"got {value.shape} of {value.dtype}"
+            )
+        if value.array is not self.array:
+            self.detach().copy_(value.detach())
 
     @property
     def is_leaf(self) -> bool:
@@ -113,7 +132,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
 
     def rebind(self, data: Array) -> None:
         """Give the tensor another array; functions that `trace` returned trace their calls anew."""
-        self.data = data
+        self.array = data
 
     def lifted(self, value: Operand) -> Array:
         """Return an operand as an array; a number takes the tensor's type if that can hold it."""
@@ -125,12 +144,12 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
 
     def become(self, result: Tensor) -> None:
         """Take over the numbers and the history of another tensor."""
-        self.data, self.source, self.requires_grad = result.data, result.source, True
+        self.array, self.source, self.requires_grad = result.array, result.source, True
 
     def detach(self) -> Tensor:
         """Return a tensor on the same memory without history."""
         context.reads(self)
-        return Tensor(self.data)
+        return Tensor(self.array)
 
     def detach_(self) -> Tensor:
         """Forget the history, and that a gradient is wanted. Return self."""
@@ -201,11 +220,11 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     def _add_to_slot(self, slot: Array, gradient: Tensor) -> Tensor:
         """Write a gradient to its slot, adding to what `grad` holds."""
         if self.grad is None:
-            update.store(slot, gradient.data)
+            update.store(slot, gradient.array)
             return gradient if gradient.source else Tensor(slot)
-        if self.grad.data is not slot:  # set by hand, clipped for example
-            update.store(slot, self.grad.data)
-        update.accumulate(slot, gradient.data)
+        if self.grad.array is not slot:  # set by hand, clipped for example
+            update.store(slot, self.grad.array)
+        update.accumulate(slot, gradient.array)
         return self.grad + gradient if gradient.source else Tensor(slot)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
@@ -225,7 +244,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
         def inner(gradient: Value) -> Value | None:
             wrapped = isinstance(gradient, Tensor)
             changed = hook(gradient if wrapped else Tensor(gradient))
-            return changed if wrapped or changed is None else changed.data
+            return changed if wrapped or changed is None else changed.array
 
         record.hooks = record.hooks or {}
         hooks = record.hooks.setdefault(position, [])
@@ -259,7 +278,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
                 "deepcopy: expected a leaf, got a computed tensor; detach() it first"
             )
         context.reads_numbers()
-        twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
+        twin = type(self)(deepcopy(self.array, memo), self.requires_grad)
         memo[id(self)] = twin
         twin.slot, twin.grad = deepcopy((self.slot, self.grad), memo)
         return twin
@@ -275,7 +294,7 @@ class Parameter(Tensor):
     is_parameter = True
 
     def __init__(self, data: Array | Tensor, requires_grad: bool = True) -> None:
-        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        super().__init__(data.array if isinstance(data, Tensor) else data, requires_grad)
 
 
 def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
@@ -283,7 +302,7 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
     float32 or int64. TypeError for anything else."""
     if isinstance(value, Tensor):
         context.reads(value)
-        return value.data
+        return value.array
     if isinstance(value, float) and not is_floating(dtype):
         return array(value, FLOAT32)
     if type(value) is int and not holds(dtype, value):
@@ -305,7 +324,7 @@ def source_of(a: Any) -> Source | None:
 def origin(tensor: Tensor) -> Source | None:
     """Return the source of a tensor, and mark a parameter's storage as persistent."""
     if tensor.is_parameter:
-        tensor.data.storage.persistent = True
+        tensor.array.storage.persistent = True
     return source_of(tensor)
 
 
@@ -327,7 +346,7 @@ def sweep(
     with context.using(phase="backward_data", tape=None):
         for y, start, gradient in zip(outputs, origins, gradients, strict=True):
             seed = _seed(y, gradient)
-            run.send(start, seed if create_graph else seed.data)
+            run.send(start, seed if create_graph else seed.array)
     swept = run.run()
     if inputs is not None:
         return [_gradient_of(t, swept) for t in inputs]

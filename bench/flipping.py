@@ -126,7 +126,7 @@ class Injector:
 
         def sweeping(tensor: Tensor, *arguments: Any) -> None:
             if self.output is not None and self.is_next("saved"):
-                self.apply(self.output.data.value, self._reader(self._chosen()))
+                self.apply(self.output.array.value, self._reader(self._chosen()))
             backward(tensor, *arguments)
 
         Tensor.backward = sweeping  # type: ignore[method-assign, assignment]
@@ -146,7 +146,7 @@ class Injector:
             result = forward(*arguments)
             if self.flip is not None and self.flip.kind == "activations" and not self.done:
                 if index == self._chosen() and self.is_next("forward"):
-                    self.apply(result.data.value, self._reader(index))
+                    self.apply(result.array.value, self._reader(index))
                 elif index == self._chosen():
                     self.output = result
             return result

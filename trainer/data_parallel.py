@@ -66,7 +66,7 @@ class DistributedOptimizer:
         ways = ways_to_drive("auto", comm)
         self.overlaps = [OverlapChoice(sync.reducer, ways) for sync in self.syncs]
         self.buffers = MicroBatchBuffers(model, Reducer(comm, parts), micro_batches, parts)
-        share([*_weights(model, optimizer), *[b.data for b in model.buffers()]], comm)
+        share([*_weights(model, optimizer), *[b.array for b in model.buffers()]], comm)
         self.buffers.load_state_dict({})
         self.loaders: list[ShardedLoader] = []
         self.together = bool(synchronised(model))
@@ -223,7 +223,7 @@ class DistributedOptimizer:
 def _weights(model: nn.Module, optimizer: Optimizer) -> list[Array]:
     """Return the flat weights of an optimizer, and those of the model that it does not train."""
     trained = {id(p) for p in optimizer.parameters}
-    others = [p.data for p in model.parameters() if id(p) not in trained]
+    others = [p.array for p in model.parameters() if id(p) not in trained]
     return [*[group.flat.data for group in optimizer.groups], *others]
 
 

@@ -48,7 +48,7 @@ class DependencyRecorder(Observer):
 
     def reads(self, tensor: Tensor) -> None:
         """Record a tensor from elsewhere."""
-        if id(tensor.data) not in self._inputs and not self.computed(tensor.data):
+        if id(tensor.array) not in self._inputs and not self.computed(tensor.array):
             self.tensors[id(tensor)] = tensor
 
     def called(self, module: Module) -> None:
@@ -67,7 +67,7 @@ class Guards:
     Modules are compared only after an attribute of some module was set."""
 
     def __init__(self, recorder: DependencyRecorder, function: Callable[..., Any]) -> None:
-        self.tensors = [(t, t.data, t.requires_grad) for t in recorder.tensors.values()]
+        self.tensors = [(t, t.array, t.requires_grad) for t in recorder.tensors.values()]
         self.variables = variables(function)
         values = [value for _, value in self.variables]
         roots = [*recorder.modules.values(), *(v for v in values if isinstance(v, Module))]
@@ -78,7 +78,7 @@ class Guards:
     def hold(self) -> bool:
         """Tell whether nothing has changed."""
         for tensor, data, wants in self.tensors:
-            if tensor.data is not data or tensor.requires_grad is not wants:
+            if tensor.array is not data or tensor.requires_grad is not wants:
                 return False
         for read, value in self.variables:
             current = read()

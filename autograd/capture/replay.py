@@ -229,7 +229,7 @@ class StepRecorder(DependencyRecorder):
             self.refuse(self.changed)
         if self.writes_inputs:
             self.refuse("writes to an input")
-        if any(p.grad is None or p.grad.data is not p.slot for p in self.leaves):
+        if any(p.grad is None or p.grad.array is not p.slot for p in self.leaves):
             self.refuse("takes a gradient away again; do so around the call")
         if self.recording.spoiled:
             self.refuse("has something computed by others, or for others")
@@ -289,6 +289,6 @@ class CapturedStep:
 
 def pack(tensors: Sequence[Tensor], container: type | None) -> Any:
     """Return tensors without their history, in the container that they came in."""
-    detached = {id(t): Tensor(t.data) for t in tensors}
+    detached = {id(t): Tensor(t.array) for t in tensors}
     every = [detached[id(t)] for t in tensors]
     return every[0] if container is None else container(every)

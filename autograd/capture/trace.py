@@ -94,7 +94,7 @@ class InferenceTrace:
         if state.observer is not None:
             return self.function(*inputs)  # within another trace
         _check_inputs(inputs)
-        arrays = [x.data for x in inputs]
+        arrays = [x.array for x in inputs]
         key = call_signature(state, arrays)
         if self.refused.find(key) is not None:
             with context.using(tape=None):
@@ -134,7 +134,7 @@ class InferenceTrace:
         with context.using(tape=None, observer=recorder):
             result = self.function(*[Tensor(a) for a in inputs])
         tensors, container = _unpack(result)
-        results = [t.data for t in tensors]
+        results = [t.array for t in tensors]
         if recorder.has_created(a.storage for a in results):
             recorder.refuse(f"returns a tensor that it {FROM_NUMBERS}")
         ledger.add_peaks(recorder.lifetimes.peaks())
@@ -184,8 +184,8 @@ class TrainingTrace:
         _check_inputs(inputs)
         if state.observer is not None:
             return self.function(*inputs)  # within another trace
-        backend, arrays = recordable(state.backend), [x.data for x in inputs]
-        plain = all([x.data.has_numbers and not x.requires_grad for x in inputs])
+        backend, arrays = recordable(state.backend), [x.array for x in inputs]
+        plain = all([x.array.has_numbers and not x.requires_grad for x in inputs])
         key = call_signature(state, arrays)
         if backend is None or not plain:
             return self._run(inputs, key, state)
@@ -234,12 +234,12 @@ class TrainingTrace:
         self, backend: Recordable, key: CallSignature, inputs: Sequence[Tensor], ledger: Ledger
     ) -> Any:
         """Run the function and keep its calls, if they can be replayed."""
-        with Capture(backend, self.shared, [x.data for x in inputs]) as capture:
+        with Capture(backend, self.shared, [x.array for x in inputs]) as capture:
             recorder = StepRecorder(capture.inputs, ledger, self.function, capture.recording)
             with context.using(observer=recorder):
                 copies = [Tensor(a) for a in capture.inputs]
                 tensors, container = _unpack(self.function(*[copies[i] for i in key.same]))
-            results = [t.data for t in tensors]
+            results = [t.array for t in tensors]
             if recorder.has_created(a.storage for a in results):
                 recorder.refuse(f"returns a tensor that it {FROM_NUMBERS}")
             batch = CallBatch(recorder.keys, recorder.stashes, recorder.lifetimes.peaks())

@@ -113,7 +113,7 @@ def _update_running(
         for r in (running_mean, running_var)
     ]
     rate = array(np.asarray(momentum, dtype))
-    update.running_average(*both, mean.data, var.data, rate, unbiased=count / (count - 1))
+    update.running_average(*both, mean.array, var.array, rate, unbiased=count / (count - 1))
 
 
 def check_momentum(momentum: float | None) -> None:

@@ -40,7 +40,7 @@ class InPlace(Operators):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        data: Array
+        array: Array
         requires_grad: bool
 
         def lifted(self, value: Operand) -> Array: ...
@@ -187,7 +187,7 @@ class InPlace(Operators):
     def __setitem__(self, key: Any, value: Operand) -> None:
         self._unrecorded("x[...] = ", value)
         context.reads(cast("Tensor", self))
-        assign(self.data, key, self.lifted(value))
+        assign(self.array, key, self.lifted(value))
 
     def _change(self, name: str, compute: Callable[..., Tensor], other: Operand) -> Tensor:
         """Compute with the tensor and another operand, and let the tensor have the result.
@@ -198,7 +198,7 @@ class InPlace(Operators):
         if recorded:
             self._changeable(name)
         else:
-            self.data.check_writable(name)
+            self.array.check_writable(name)
         result = compute(self, other)
         if result.shape != self.shape:
             raise ValueError(f"{name}: expected shape {self.shape}, got {result.shape}")
@@ -208,7 +208,7 @@ class InPlace(Operators):
             same = result.dtype == self.dtype
             self.become(result if same else to_type(result, dtype=self.dtype))
         else:
-            update.store(self.data, result.data)
+            update.store(self.array, result.array)
         return cast("Tensor", self)
 
     def _recorded(self, other: Any = None) -> bool:
@@ -224,7 +224,7 @@ class InPlace(Operators):
         me = cast("Tensor", self)
         if me.is_leaf and (me.requires_grad or me.is_parameter):
             raise RuntimeError(f"{name}: in place on a leaf with a gradient; use no_grad()")
-        if self.data.base is not None:
+        if self.array.base is not None:
             raise RuntimeError(
                 f"{name}: in place on a view while gradients are recorded; use no_grad(), or "
                 "write x = x + y"
@@ -242,7 +242,7 @@ class InPlace(Operators):
         context.reads(cast("Tensor", self))
         if value.shape not in ((), self.shape):
             value = reduce.broadcast_to(value, shape=self.shape)
-        update.store(self.data, value)
+        update.store(self.array, value)
 
 
 def _times(other: Operand, alpha: float) -> Operand:

@@ -20,7 +20,7 @@ class Reading:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        data: Array
+        array: Array
         requires_grad: bool
 
         @property
@@ -33,12 +33,12 @@ class Reading:
     def _read(self, how: str) -> Array:
         """Return the array, whose numbers are read. NoNumbers where it has none."""
         context.reads_numbers()
-        if not self.data.has_numbers:
+        if not self.array.has_numbers:
             raise NoNumbers(
                 f"{how}: expected a tensor with numbers, got one of shape {self.shape} of the meta "
                 "backend, which computes shapes alone"
             )
-        return self.data
+        return self.array
 
     def numpy(self) -> NDArray:
         """Return the numbers without a copy, as a view of the tensor's memory: do not write to
@@ -60,7 +60,7 @@ class Reading:
         return self._read("tolist()").value.tolist()
 
     def __repr__(self) -> str:
-        numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
+        numbers = np.array2string(self.array.value) if self.array.has_numbers else "meta"
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
 

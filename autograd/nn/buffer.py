@@ -17,5 +17,5 @@ class Buffer(Tensor):
     def __init__(
         self, data: Array | Tensor, requires_grad: bool = False, *, persistent: bool = True
     ) -> None:
-        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        super().__init__(data.array if isinstance(data, Tensor) else data, requires_grad)
         self.persistent = persistent

@@ -37,8 +37,8 @@ class FlatParameters:
         self.shapes = tuple(p.shape for p in self.parameters)
         self._slices: tuple[FlatParameters, ...] | None = None
         self.dtype: np.dtype[np.generic] = self.parameters[0].dtype
-        self.data: Array = zeros(sum(sizes), dtype=self.dtype).data.own()
-        self.grad: Array = zeros(sum(sizes), dtype=self.dtype).data
+        self.data: Array = zeros(sum(sizes), dtype=self.dtype).array.own()
+        self.grad: Array = zeros(sum(sizes), dtype=self.dtype).array
         with context.using(ledger=Ledger(), tape=None):
             for p, offset in zip(self.parameters, self.offsets, strict=True):
                 self._adopt(p, offset)
@@ -46,11 +46,11 @@ class FlatParameters:
     def _adopt(self, p: Parameter, offset: int) -> None:
         """Move a parameter's numbers, and its gradient if there is one, into the buffers."""
         home = self.data.view(offset, p.shape)
-        store(home, p.data)
+        store(home, p.array)
         p.rebind(home)
         p.slot = self.grad.view(offset, p.shape)
         if p.grad is not None:
-            store(p.slot, p.grad.data)
+            store(p.slot, p.grad.array)
             p.grad = Tensor(p.slot)
 
     def lay_gradients(self, memory: NDArray) -> None:
@@ -84,8 +84,8 @@ class FlatParameters:
                 )
             if p.grad is None:
                 store(slot, array(0, self.dtype))
-            elif p.grad.data is not slot:
-                store(slot, p.grad.data)
+            elif p.grad.array is not slot:
+                store(slot, p.grad.array)
             if p.requires_grad or p.grad is not None:
                 # So that a second call does not wipe out what an exchange has summed meanwhile.
                 p.grad = Tensor(slot)

@@ -49,7 +49,7 @@ __all__ = [
 
 def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT32) -> Parameter:
     """Return a parameter of zeros, for an initialiser to fill."""
-    return Parameter(zeros(*shape, dtype=dtype).data.own())
+    return Parameter(zeros(*shape, dtype=dtype).array.own())
 
 
 def reset(weight: Parameter, bias: Parameter | None) -> None:

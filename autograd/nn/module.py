@@ -35,7 +35,7 @@ def convert(name: str, t: Tensor, dtype: DType) -> None:
         if t.slot is not None:
             raise RuntimeError(f"{name}: change its type before building the optimizer")
         with context.using(ledger=Ledger(), tape=None):
-            t.rebind(cast(t.data, dtype=dtype))
+            t.rebind(cast(t.array, dtype=dtype))
             t.grad = None
 
 
@@ -266,7 +266,7 @@ class Module(Hooked):
         shapes = {name: t.shape for name, t in mine.items()}
         result = compare("state", shapes, {k: v.shape for k, v in arrays.items()}, strict)
         for name in mine.keys() & arrays.keys():
-            mine[name].data.check_writable(name)
+            mine[name].array.check_writable(name)
         for name in mine.keys() & arrays.keys():
             assign(mine[name], array(arrays[name], mine[name].dtype))
         return result
@@ -354,4 +354,4 @@ def joined(path: str, name: str) -> str:
 def assign(target: Tensor, numbers: Array) -> None:
     """Write numbers into a tensor's memory without counting it, since it is no part of any step."""
     with context.using(ledger=Ledger(), tape=None):
-        store(target.data, numbers)
+        store(target.array, numbers)

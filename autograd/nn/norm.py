@@ -46,7 +46,7 @@ class _Affine(Module):
     def _hold(
         self, shape: int | Sequence[int], dtype: npt.DTypeLike, weight: bool, bias: bool
     ) -> None:
-        one, zero = (make(shape, dtype=dtype).data.own() for make in (ones, zeros))
+        one, zero = (make(shape, dtype=dtype).array.own() for make in (ones, zeros))
         self.register_parameter("weight", Parameter(one) if weight else None)
         self.register_parameter("bias", Parameter(zero) if bias else None)
 

@@ -25,7 +25,7 @@ def scale_of(largest: Tensor, signed: bool) -> Tensor:
 
 def _channels_last(weight: Tensor) -> Tensor:
     """Return filters whose channels lie side by side in memory, as those of images do."""
-    if weight.ndim < 3 or not weight.data.has_numbers:
+    if weight.ndim < 3 or not weight.array.has_numbers:
         return weight
     return Tensor(
         array(np.moveaxis(np.ascontiguousarray(np.moveaxis(weight.numpy(), 1, -1)), -1, 1))

@@ -40,7 +40,7 @@ class AdagradGroup(SlottedGroup):
     def slot(self) -> Array:
         """Return sums before the first update."""
         start = self.initial_accumulator_value
-        return full(self.flat.data.shape, start, dtype=self.flat.dtype).data
+        return full(self.flat.data.shape, start, dtype=self.flat.dtype).array
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""

@@ -124,7 +124,7 @@ class ParameterGroup:
 
     def slot(self) -> Array:
         """Return a new flat array of zeros, one element for each of the parameters'."""
-        return zeros(*self.flat.data.shape, dtype=self.flat.dtype).data
+        return zeros(*self.flat.data.shape, dtype=self.flat.dtype).array
 
     def turned(self) -> Self:
         """Return a group of the same settings, without any updates yet, whose parameters lie in
@@ -179,7 +179,7 @@ class SlottedGroup(ParameterGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._slots = {name: self.slot() for name in self.slot_names()}
-        self.unused = zeros(dtype=self.flat.dtype).data
+        self.unused = zeros(dtype=self.flat.dtype).array
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the names of the slots that the settings need."""

@@ -26,7 +26,7 @@ class SGDGroup(ParameterGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.velocity = self.slot() if self.momentum else zeros(dtype=self.flat.dtype).data
+        self.velocity = self.slot() if self.momentum else zeros(dtype=self.flat.dtype).array
 
     def check(self) -> None:
         """ValueError for settings out of range, and for nesterov without momentum."""

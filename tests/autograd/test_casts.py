@@ -92,9 +92,9 @@ def test_a_weight_that_changes_is_cast_again(backend: str) -> None:
         with ag.no_grad():
             w.mul_(3.0)
         check(3 * W)
-        w.data.write(X)
+        w.array.write(X)
         check(X)
-        w.rebind(ag.tensor(W).data)
+        w.rebind(ag.tensor(W).array)
         check(W)
 
 
@@ -146,7 +146,7 @@ def test_a_block_may_change_its_backend() -> None:
             w @ x
         expected = (w @ x).numpy()
         with context.using(backend="meta"):
-            assert not (w @ x).data.has_numbers
+            assert not (w @ x).array.has_numbers
         np.testing.assert_array_equal((w @ x).numpy(), expected)
 
 

@@ -40,7 +40,7 @@ def test_stash_counts_memory_once_and_no_parameters() -> None:
 def test_deepcopy_keeps_parameters_in_their_copied_buffer() -> None:
     p, q = ag.Parameter(array(np.ones(2))), ag.Parameter(array(np.ones(3)))
     flat = array(np.arange(5.0))
-    p.data, q.data = flat.view(0, (2,)), flat.view(2, (3,))
+    p.array, q.array = flat.view(0, (2,)), flat.view(2, (3,))
     buffer, a, b = copy.deepcopy((flat, p, q))
     buffer.value[:] = 7
     assert a.tolist() == [7, 7] and b.tolist() == [7, 7, 7] and p.tolist() == [0, 1]

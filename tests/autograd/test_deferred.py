@@ -127,7 +127,7 @@ def test_a_convolution_reads_its_operands_as_they_were(written: int) -> None:
         with ag.no_grad():
             x, w = numbers(*SHAPE), numbers(8, 16, 3, 3, seed=4)
             y = ag.conv2d(x, w, padding=1)
-            assert (y.data.storage.pending is None) == (context.current().backend == "llvm:eager")
+            assert (y.array.storage.pending is None) == (context.current().backend == "llvm:eager")
             (x, w)[written].copy_(7.0)
             return ag.relu(normalised(y)[0]).numpy()
 
@@ -234,7 +234,7 @@ def test_many_results_that_nobody_reads_are_computed() -> None:
     with context.using(backend="llvm"):
         x = numbers(2, 32, 32, 32)
         kept = [ag.relu(x) for _ in range(2 * deferred.MAX_PENDING)]
-        assert sum(y.data.storage.pending is not None for y in kept) <= deferred.MAX_PENDING
+        assert sum(y.array.storage.pending is not None for y in kept) <= deferred.MAX_PENDING
         assert all((y.numpy() >= 0).all() for y in kept[:3])
 
 
@@ -285,9 +285,9 @@ def test_two_normalisations_and_sums_of_sums() -> None:
 def test_copies_and_texts_of_numbers_that_wait() -> None:
     with context.using(backend="llvm"):
         y = normalised(numbers(*SHAPE))[0]
-        assert "pending" in repr(y.data) and y.data.has_numbers
-        twin = copy.deepcopy(y.data)
-        assert "ready" in repr(y.data)
+        assert "pending" in repr(y.array) and y.array.has_numbers
+        twin = copy.deepcopy(y.array)
+        assert "ready" in repr(y.array)
         np.testing.assert_array_equal(twin.value, y.numpy())
         assert "meta" not in repr(normalised(numbers(*SHAPE))[0])
 
@@ -312,7 +312,7 @@ def test_no_long_row_of_calls_waits() -> None:
         sums = [x]
         for _ in range(8):
             sums.append(sums[-1] + x)
-        depths = [deferred._depth(y.data) for y in sums[1:]]
+        depths = [deferred._depth(y.array) for y in sums[1:]]
         assert depths[-1] > 1 and max(depths) < deferred.MAX_DEPTH
         expected = x.numpy()
         for _ in range(8):
@@ -334,7 +334,7 @@ def test_convolutions_go_on_image_by_image(
         y = normalised(x)[0]
         read = ag.relu(y if residual is None else y + residual)
         z = ag.conv2d(read, w, stride=stride, padding=1)
-        assert z.data.value is not None and read.data.storage.pending is None
+        assert z.array.value is not None and read.array.storage.pending is None
         loss = (z * z).sum() + read.sum()
         loss.backward()
         assert x.grad is not None and w.grad is not None
@@ -403,4 +403,4 @@ def test_gradients_of_two_convolutions_meet(flipped: bool, passes: Passes) -> No
 
 def test_the_reference_never_waits() -> None:
     with context.using(backend="numpy"):
-        assert normalised(numbers(*SHAPE))[0].data.storage.pending is None
+        assert normalised(numbers(*SHAPE))[0].array.storage.pending is None

@@ -120,7 +120,7 @@ def test_sweep_frees_what_it_passed() -> None:
     try:
         x = leaf(1.0, 2.0)
         h = x * x
-        kept = weakref.ref(h.data)
+        kept = weakref.ref(h.array)
         y = (h * h).sum()
         del h
         assert kept() is not None
@@ -136,7 +136,7 @@ def test_no_cycles_between_tape_and_tensors() -> None:
     try:
         x = leaf(1.0, 2.0)
         y = ag.cat([x * x, x]).exp().sum()
-        refs = [weakref.ref(y.source[0]), weakref.ref(y.data)]
+        refs = [weakref.ref(y.source[0]), weakref.ref(y.array)]
         del y
         assert [r() for r in refs] == [None, None]
     finally:
@@ -147,7 +147,7 @@ def test_in_place_change_of_a_saved_array_is_an_error() -> None:
     x = leaf(1.0, 2.0)
     h = x * 2.0
     y = (h * h).sum()
-    update.store(h.data, array(np.zeros(2)))
+    update.store(h.array, array(np.zeros(2)))
     with pytest.raises(RuntimeError, match=r"input 1 of mul was changed in place \(version 1"):
         y.backward()
 

@@ -80,7 +80,7 @@ def batch_norm(x: ag.Tensor) -> None:
 
 def velocity(x: ag.Tensor) -> None:
     sgd = optim.SGD([nn.Parameter(ones())], 0.1, momentum=0.9)
-    sgd.groups[0].velocity = x.data
+    sgd.groups[0].velocity = x.array
     sgd.parameters[0].deliver(ones())
     try:
         sgd.step()
@@ -90,7 +90,7 @@ def velocity(x: ag.Tensor) -> None:
 
 def gradient_slot(x: ag.Tensor) -> None:
     p = nn.Parameter(ones())
-    p.slot = x.data
+    p.slot = x.array
     (2 * p).sum().backward()
 
 

@@ -249,7 +249,7 @@ class RunRecord:
         return result
 
     def _share_model(self) -> None:
-        arrays = [self.parts.flat.data, *[b.data for b in self.parts.model.buffers()]]
+        arrays = [self.parts.flat.data, *[b.array for b in self.parts.model.buffers()]]
         share(arrays, self.comm)
 
     def _elapsed(self) -> float:

@@ -106,7 +106,7 @@ class SharedStatistics:
                 if gradient is None or p.slot is None:
                     continue
                 with context.using(phase="backward_weights", scope="gradients", tape=None):
-                    store(p.slot, gradient.data)
+                    store(p.slot, gradient.array)
                 p.grad = Tensor(p.slot)
                 p.announce()
         self._gradients = []

@@ -31,22 +31,22 @@ class MicroBatchBuffers:
         self.reducer, self.mine, self.parts = reducer, mine, parts
         named = dict(model.named_buffers())
         self.names, self.buffers = [*named], [*named.values()]
-        self.copies = [[b.data for b in self.buffers]]
+        self.copies = [[b.array for b in self.buffers]]
         self.apart = parts > 1 or reducer.comm.size > 1
         if self.apart:
             self.copies = [self._blank() for _ in mine or [0]]
         self.means = self._blank() if self.apart else self.copies[0]
 
     def _blank(self) -> list[Array]:
-        return [zeros(b.shape, dtype=b.dtype).data for b in self.buffers]
+        return [zeros(b.shape, dtype=b.dtype).array for b in self.buffers]
 
     def spread(self) -> None:
         """Begin all copies with what the model's buffers hold."""
         with context.using(ledger=Ledger(), tape=None):
             for copies in self.copies:
                 for copy, b in zip(copies, self.buffers, strict=True):
-                    if copy is not b.data:
-                        store(copy, b.data)
+                    if copy is not b.array:
+                        store(copy, b.array)
 
     def use(self, part: int) -> None:
         """Let the model read and write the copies of this rank's `part`-th micro-batch."""
@@ -66,7 +66,7 @@ class MicroBatchBuffers:
                     continue
                 averaged.append(mean)
                 sums = [mean]
-                sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
+                sums += [zeros(c.spec.shape, dtype=c.spec.dtype).array for c in copies[1:]]
                 # `fold` overwrites what it adds: it gets copies of the copies.
                 for slot, copy in zip(sums, copies, strict=True):
                     store(slot, copy)

@@ -31,7 +31,7 @@ class Compressor:
         starts: Sequence[int],
     ) -> None:  # fmt: skip
         self._reducer, self._flat = reducer, flat
-        self.residual: Array = zeros(flat.grad.spec.size, dtype=flat.dtype).data
+        self.residual: Array = zeros(flat.grad.spec.size, dtype=flat.dtype).array
         ends = [*starts[1:], flat.grad.spec.size]
         self._slices = dict(zip(starts, ends, strict=True))
         self.schemes = {a: self._scheme(*option, a, b) for a, b in self._slices.items()}

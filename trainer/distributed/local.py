@@ -61,13 +61,13 @@ class LocalUpdate(Update):
         self.optimizers, self.workers, self.outer = optimizers, workers, outer
         self._flat, self._names, self._reducer = flat, names, reducer
         self._before = self._blank()
-        self._velocity = self._blank() if outer.momentum else zeros(dtype=flat.dtype).data
+        self._velocity = self._blank() if outer.momentum else zeros(dtype=flat.dtype).array
         # A single worker's weights stay where the model has them.
         self._weights = [self._blank() for _ in workers.mine] if len(workers.mine) > 1 else []
         self._worker = 0
 
     def _blank(self) -> Array:
-        return zeros(*self._flat.data.shape, dtype=self._flat.dtype).data
+        return zeros(*self._flat.data.shape, dtype=self._flat.dtype).array
 
     @property
     def nbytes(self) -> int:

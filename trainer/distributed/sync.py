@@ -207,7 +207,9 @@ class GradientSync:
             self._merge(self.flat.grad, 0)
             self.depth -= self.merges[self.part]
             if self.depth == len(self.branch_sums):
-                self.branch_sums.append(zeros(self.flat.grad.spec.size, dtype=self.flat.dtype).data)
+                self.branch_sums.append(
+                    zeros(self.flat.grad.spec.size, dtype=self.flat.dtype).array
+                )
             store(self.branch_sums[self.depth], self.flat.grad)
         self.depth += 1
         self.part += 1

@@ -50,7 +50,7 @@ def get_total_norm(
 ) -> Tensor:
     """Return the norm of tensors, as of one vector, (). Errors as of `clip_grad_norm_`."""
     every = [tensors] if isinstance(tensors, Tensor) else tensors
-    found = [t.data for t in every]
+    found = [t.array for t in every]
     norm = _total_norm("get_total_norm", found, norm_type, error_if_nonfinite)
     return Tensor(converted(norm, found[0].dtype if found else FLOAT32))
 
@@ -65,7 +65,7 @@ def clip_grads_with_norm_(
     `clip_grad_norm_`."""
     _check_whole("clip_grads_with_norm_", "clip_norm")
     _check_most("clip_grads_with_norm_", max_norm)
-    _clip(_gradients(parameters), max_norm, converted(total_norm.data, FLOAT64))
+    _clip(_gradients(parameters), max_norm, converted(total_norm.array, FLOAT64))
 
 
 def _total_norm(name: str, found: Sequence[Array], norm_type: float | str, finite: bool) -> Array:
@@ -76,7 +76,7 @@ def _total_norm(name: str, found: Sequence[Array], norm_type: float | str, finit
             norm = clipping.norm_of(square_sums(found, norm, sum(g.spec.size for g in found)))
         elif p != inf and found:
             each = [power_norm(Tensor(converted(g, FLOAT64)), p) for g in found]
-            norm = power_norm(stack(each), p).data
+            norm = power_norm(stack(each), p).array
         if finite and not isfinite(norm.value):
             raise RuntimeError(f"{name}: expected a finite norm, got {norm.value}")
     return norm
@@ -134,4 +134,4 @@ def square_sums(gradients: Sequence[Array], largest: Array, count: int) -> Array
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
     every = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [p.grad.data for p in every if p.grad is not None]
+    return [p.grad.array for p in every if p.grad is not None]

@@ -23,4 +23,4 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     if vec.shape != (sum(sizes),):
         raise ValueError(f"vector_to_parameters: expected shape {(sum(sizes),)}, got {vec.shape}")
     for p, part in zip(every, vec.detach().split(sizes), strict=True):
-        assign(p, part.reshape(p.shape).data)
+        assign(p, part.reshape(p.shape).array)

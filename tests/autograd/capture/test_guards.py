@@ -96,7 +96,7 @@ def _replaced(case: Case) -> None:
 
 def _elsewhere(case: Case) -> None:
     weight = case.net.first.weight
-    weight.data = ag.tensor(weight.numpy() * 2.0).data
+    weight.array = ag.tensor(weight.numpy() * 2.0).array
 
 
 def _through_types(case: Case) -> None:
@@ -147,10 +147,10 @@ CHANGES: dict[str, Change] = {
     "parameter replaced": _set("first.weight", lambda: nn.Parameter(ag.ones(4, 3, 3, 3))),
     "parameter removed": _set("first.bias", None),
     "parameter laid elsewhere": _elsewhere,
-    "parameter written": lambda case: case.net.first.weight.data.write(np.ones((4, 3, 3, 3))),
+    "parameter written": lambda case: case.net.first.weight.array.write(np.ones((4, 3, 3, 3))),
     "through other types": _through_types,
     "buffer replaced": _set("norm.running_mean", lambda: ag.ones(4)),
-    "buffer laid elsewhere": lambda case: case.net.norm.running_mean.rebind(ag.ones(4).data),
+    "buffer laid elsewhere": lambda case: case.net.norm.running_mean.rebind(ag.ones(4).array),
     "module added": lambda case: setattr(case.net, "extra", case.spare),
     "module replaced": _replaced,
     "module's class": _set("last", lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 4))),
@@ -316,7 +316,7 @@ def test_tensors_that_are_read_past_the_tape_are_seen(read: str) -> None:
     for turn in range(8):
         expected = 2.0 if turn < 4 else 5.0
         if turn == 4:
-            held.data = ag.full((3,), 5.0).data
+            held.array = ag.full((3,), 5.0).array
         assert traced(ag.ones(3)).tolist() == [expected] * 3
 
 

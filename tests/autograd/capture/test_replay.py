@@ -50,7 +50,7 @@ def there_and_back(row: Sample) -> Callable[..., tuple[Tensor, ...]]:
     """Return a function that gives results and gradients of a sample."""
 
     def run(*xs: Tensor) -> tuple[Tensor, ...]:
-        leaves = [Tensor(x.data, x.dtype.kind == "f") for x in xs]
+        leaves = [Tensor(x.array, x.dtype.kind == "f") for x in xs]
         result = row.function(*leaves)
         results = [*result] if isinstance(result, tuple | list) else [result]
         ys = [y for y in results if y.requires_grad]
@@ -213,7 +213,7 @@ def test_results_and_what_is_kept_elsewhere_stay_as_they_are() -> None:
     assert "keeps a tensor that it computes" in " ".join(traced.refused.values())
     traced = ag.trace(lambda x: ag.relu(x), training=True)
     results = [traced(ag.full((300,), number)) for number in (1.0, 2.0, 3.0, 4.0)]
-    results[3].data.write(np.zeros(300))
+    results[3].array.write(np.zeros(300))
     assert traced(ag.full((300,), 5.0)).tolist() == [5.0] * 300
     assert results[2].tolist() == [3.0] * 300
 
@@ -241,7 +241,7 @@ def test_memory_comes_back_when_nobody_can_repeat_any_more() -> None:
     for _ in range(3):
         assert traced(big).numpy()[0] == 3.0
     gc.collect()
-    assert memory.pool.used >= before + 3 * big.data.spec.nbytes
+    assert memory.pool.used >= before + 3 * big.array.spec.nbytes
     del traced
     gc.collect()
     assert memory.pool.used == before

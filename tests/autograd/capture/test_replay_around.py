@@ -90,7 +90,7 @@ def test_hooks_are_called_each_time() -> None:
 def test_buffers_that_change_places_have_recordings_of_their_own() -> None:
     norm, places = nn.BatchNorm2d(3).train(), []
     for _ in range(2):
-        places.append([ag.zeros(3).data, ag.ones(3).data])
+        places.append([ag.zeros(3).array, ag.ones(3).array])
     step = ag.trace(lambda x: norm(x), training=True)
     twin, draw = nn.BatchNorm2d(3).train(), np.random.default_rng(0)
     for turn in range(8):
@@ -113,7 +113,7 @@ def test_tensors_may_change_places(training: bool) -> None:
     for turn in range(6):
         assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
         assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
-        mine, other = a.data, b.data
+        mine, other = a.array, b.array
         a.rebind(other)
         b.rebind(mine)
 

@@ -44,7 +44,7 @@ def swept(
     ledger = Ledger()
     with context.using(backend=name, ledger=ledger):
         a, b = ag.tensor(x, requires_grad=True), nn.Parameter(ag.tensor(w))
-        with context.using(observer=Sparsity(ledger, [b.data])):
+        with context.using(observer=Sparsity(ledger, [b.array])):
             y = f(a, b)
             dy = sparse(*y.shape, seed=seed, zeros=0.6)
             (y * ag.tensor(dy)).sum().backward()
@@ -149,12 +149,12 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
     for key, value in weights.items():
         if value.ndim > 1:
             value[draw.random(value.shape) < 0.3] = 0
-            dict(layer.named_parameters())[key].data.write(value)
+            dict(layer.named_parameters())[key].array.write(value)
     x = sparse(5, 2, 3, seed=1)
     ledger = Ledger()
     with context.using(backend=backend(name), ledger=ledger):
         a = ag.tensor(x, requires_grad=True)
-        weights_of = [p.data for p in layer.parameters()]
+        weights_of = [p.array for p in layer.parameters()]
         with context.using(observer=Sparsity(ledger, weights_of)):
             y, _ = layer(a)
             dy = sparse(*y.shape, seed=6, zeros=0.6)

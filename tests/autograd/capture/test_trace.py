@@ -59,7 +59,7 @@ def test_weights_are_read_in_each_call() -> None:
     layer = nn.Linear(4, 3)
     traced, x = ag.trace(layer), ag.ones(2, 4)
     before = traced(x).numpy().copy()
-    layer.weight.data.write(np.zeros((3, 4)))
+    layer.weight.array.write(np.zeros((3, 4)))
     assert not np.array_equal(traced(x).numpy(), before)
     np.testing.assert_array_equal(traced(x).numpy(), np.tile(layer.bias.numpy(), (2, 1)))
 
@@ -128,7 +128,7 @@ def test_results_have_no_history_and_nothing_is_kept() -> None:
         x = ag.ones(2, 4, requires_grad=True)
         y = traced(x)
         assert y.is_leaf and not y.requires_grad
-        kept += weakref.ref(x.data), weakref.ref(y.data)
+        kept += weakref.ref(x.array), weakref.ref(y.array)
         del x, y
     assert not any(r() for r in kept)
 
@@ -240,7 +240,7 @@ def test_one_result_given_twice_is_one() -> None:
     traced, x = ag.trace(twice), ag.ones(2)
     for _ in range(2):
         a, b = traced(x)
-        assert a.data is b.data
+        assert a.array is b.array
 
 
 def test_results_of_the_first_call_have_no_history_either() -> None:

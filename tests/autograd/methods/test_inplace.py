@@ -48,13 +48,13 @@ def test_operators_write_to_the_memory(sign: str) -> None:
 @pytest.mark.parametrize("sign", ["+=", "-=", "*=", "/=", "**="])
 def test_parameters_are_changed_without_a_tape_only(sign: str) -> None:
     p = nn.Parameter(T([1.0, 2.0]))
-    home, alias = p.data, p.detach()
+    home, alias = p.array, p.detach()
     with pytest.raises(RuntimeError, match="in place on a leaf with a gradient"):
         augmented(p, sign, 2)
     assert p.tolist() == [1, 2]
     with ag.no_grad():
         assert augmented(p, sign, 2) is p
-    assert p.data is home and p.requires_grad and p.is_leaf
+    assert p.array is home and p.requires_grad and p.is_leaf
     expected = {"+=": [3, 4], "-=": [-1, 0], "*=": [2, 4], "/=": [0.5, 1], "**=": [1, 4]}[sign]
     assert p.tolist() == alias.tolist() == expected
 
@@ -224,9 +224,66 @@ def test_what_is_set_as_gradient_or_data_must_fit() -> None:
             p.grad = wrong
         assert p.grad is None
     p.grad = T([1.0, 1.0])
-    p.data = T([3.0, 4.0])  # type: ignore[assignment]
-    with pytest.raises(TypeError, match="data: expected an Array, got Tensor; write numbers"):
-        p * 2
+    for wrong, error, piece in (
+        (np.ones(2), TypeError, "data: expected a Tensor, got ndarray"),
+        (T(1.0), ValueError, r"data: expected shape \(2,\) of float32, got \(\) of float32"),
+        (T(np.ones(2)), ValueError, "data: expected .*got .2,. of float64"),
+    ):
+        with pytest.raises(error, match=piece):
+            p.data = wrong
+    assert p.tolist() == [1, 2]
+
+
+@pytest.mark.usefixtures("backend")
+def test_data_are_the_memory_without_history() -> None:
+    p, other = nn.Parameter(T([1.0, 2.0])), T([3.0, 4.0])
+    home = p.array
+    p.data = other
+    p.data.mul_(2)
+    p.data -= 1
+    p.data[0] = 9
+    p.data = (2 * p).data  # of a tensor with a history, and while gradients are recorded
+    assert p.tolist() == p.data.tolist() == [18, 14] and p.array is home
+    assert other.tolist() == [3, 4] and isinstance(p.data, ag.Tensor)
+    assert p.requires_grad and p.is_leaf and not p.data.requires_grad
+    loss = (p * p).sum()
+    p.data.zero_()
+    with pytest.raises(RuntimeError, match="changed"):
+        loss.backward()
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("training", [False, True])
+def test_data_are_written_in_captured_steps_and_between_them(training: bool) -> None:
+    """A step that writes to its weights, which others write to as well."""
+    layer, x, runs = nn.Linear(2, 2), ag.ones(3, 2), []
+    nn.flatten([*layer.parameters()])
+
+    def step(x: ag.Tensor) -> ag.Tensor:
+        runs.append(1)
+        layer.weight.data.clamp_(-2, 2)
+        layer.bias.data = layer.bias.data * 0.5
+        loss = layer(x).square().sum()
+        if training:
+            loss.backward()
+        return loss
+
+    results, counts = [], []
+    for run in (step, ag.trace(step, training=training)):
+        layer.weight.data = T([[1.0, 3.0], [-3.0, 0.25]])
+        layer.bias.data.fill_(4)
+        seen = []
+        for turn in range(8):
+            if turn == 4:
+                layer.weight.data = ag.ones(2, 2)
+                layer.bias.data.fill_(2)
+            layer.zero_grad()
+            seen.append(run(x).item())
+            if training:
+                seen += layer.weight.grad.tolist()
+        results.append(seen)
+        counts.append(len(runs))
+    assert results[0] == results[1] and counts[1] - counts[0] < counts[0]
 
 
 def test_meta_counts_the_same(backend: str) -> None:

@@ -81,7 +81,7 @@ def test_shapes_alone_give_the_same_ledger(name: str, options: Options) -> None:
     }  # fmt: skip
     assert {row.key.phase for row in real[1]} == {"evaluate"}
     assert not real[1].stashed
-    assert all(p.data._value is None for p in meta[2].parameters())
+    assert all(p.array._value is None for p in meta[2].parameters())
     assert all(np.isfinite(p.numpy()).all() for p in real[2].parameters())
 
 

@@ -17,7 +17,7 @@ STATES = np.array([*product([0.0, 1.0], repeat=V)])
 def machine() -> nn.RestrictedBoltzmannMachine:
     rbm, draw = nn.RestrictedBoltzmannMachine(V, H, dtype="float64"), np.random.default_rng(0)
     for p in rbm.parameters():
-        p.data.write(draw.normal(0, 1, p.shape))
+        p.array.write(draw.normal(0, 1, p.shape))
     return rbm
 
 

@@ -99,7 +99,7 @@ def test_windows_are_a_view_that_nothing_writes_to() -> None:
 
     x = ag.arange(5).float()
     y = sliding(x, axis=0, taps=2, stride=1, dilation=1)
-    assert y.data.owner is x.data
+    assert y.array.owner is x.array
     assert y.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
     with pytest.raises(ValueError, match="share memory"):
         y += 1.0

@@ -65,7 +65,7 @@ def test_init_says_what_it_cannot_do() -> None:
         nn.init.kaiming_normal_(ag.zeros(3, 3), mode=mode)
     with context.using(backend="meta"):
         t = nn.init.orthogonal_(nn.init.normal_(ag.zeros(3, 3)))
-    assert t.data._value is None
+    assert t.array._value is None
 
 
 def test_dirac_and_whitening_filters() -> None:

@@ -143,9 +143,9 @@ def test_state_goes_round_and_is_a_copy() -> None:
     with ag.no_grad():
         one.scale.copy_(ag.full((3,), 7.0))
     assert (state["scale"] == 1).all()
-    memory = other.scale.data
+    memory = other.scale.array
     assert other.load_state_dict(state) == ([], [])
-    assert other.scale.data is memory
+    assert other.scale.array is memory
     for name, value in other.state_dict().items():
         np.testing.assert_array_equal(value, state[name])
 

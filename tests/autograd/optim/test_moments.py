@@ -178,7 +178,7 @@ def test_wrong_settings(name: str, settings: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_an_operand_of_another_shape_is_refused(name: str) -> None:
     primitive: Primitive = getattr(moments, name)
-    w, wrong = ag.zeros(3).data, ag.zeros(2).data
+    w, wrong = ag.zeros(3).array, ag.zeros(2).array
     count = len(primitive.arguments) - 2
     attrs = {n: 0.5 for n, default in primitive.defaults.items() if default is REQUIRED}
     with pytest.raises(ValueError, match=r"update: expected an array of shape \(3,\), got \(2,\)"):

@@ -39,7 +39,7 @@ def between(forward: Forward) -> list[str]:
 
         def flipping(x: Tensor, flips: bool = flips, first: Forward = first) -> Tensor:  # type: ignore[assignment]
             y = first(x)  # type: ignore[call-arg, arg-type]
-            y.data.value[0, 0] = 1.0 + flips
+            y.array.value[0, 0] = 1.0 + flips
             return y
 
         net.a.forward = flipping  # type: ignore[assignment]

@@ -182,10 +182,10 @@ def test_without_batch_norm_the_layer_that_read_something_wrong_is_named(
         calls.append(x)
         due = len(calls) == 5 + 2 * call  # the first micro-batch of step 2
         if due and module is None:
-            flip(x.data.value)
+            flip(x.array.value)
         y = forward(x)
         if due and module is not None:
-            flip(y.data.value)
+            flip(y.array.value)
         return y
 
     layer.forward = flipping  # type: ignore[method-assign]

@@ -63,7 +63,7 @@ def step(together):
 
     def use(number):
         for buffer, copy in zip(net.buffers(), running[number]):
-            buffer.rebind(copy.data)
+            buffer.rebind(copy.array)
 
     def job(number, sweep):
         z = net(tensor(x[shares[number]]))

@@ -54,7 +54,7 @@ def events(out: Path) -> list[tuple[int, float]]:
 def test_an_average_by_hand(workers: int, lr: float, momentum: float) -> None:
     """Against the formulas in NumPy: three synchronisations, after two steps each."""
     net = nn.Linear(2, 1, bias=False).double()
-    net.weight.data.write(np.array([[1.0, -2.0]]))
+    net.weight.array.write(np.array([[1.0, -2.0]]))
     flat = nn.flatten([*net.parameters()])
     optimizers = [SGD(flat, 0.1, momentum=0.5, named_parameters=net.named_parameters())
                   for _ in range(workers)]  # fmt: skip

@@ -128,7 +128,7 @@ def test_the_ledger_shows_a_ring_and_nothing_for_one_rank() -> None:
 
 def test_a_broadcast_goes_along_a_binomial_tree() -> None:
     """As many messages as a sender has children: 8 ranks take three rounds."""
-    x = ag.ones(25).data
+    x = ag.ones(25).array
     for children in ([0], [1, 0], [3, 0, 1, 0, 0], [3, 0, 1, 0, 2, 0, 1, 0]):
         for rank, count in enumerate(children):
             comm = SerialComm()
@@ -143,7 +143,7 @@ def test_a_broadcast_goes_along_a_binomial_tree() -> None:
 def test_the_mean_of_what_two_ranks_share_is_the_same_bits() -> None:
     for comm in (SerialComm(), Doubling()):
         net = nn.BatchNorm1d(2)
-        net.running_mean.data.value[:] = 0.1, 1 / 3
+        net.running_mean.array.value[:] = 0.1, 1 / 3
         before = net.running_mean.numpy().tobytes()
         buffers = MicroBatchBuffers(net, Reducer(comm), range(1), comm.size)
         buffers.spread()
@@ -219,7 +219,7 @@ def test_each_micro_batch_has_statistics_of_its_own() -> None:
     assert copies() == [2.0, 3.0, 7.0]
 
     second = nn.BatchNorm1d(1).double()
-    second.running_mean.data.value[:] = 4.0
+    second.running_mean.array.value[:] = 4.0
     last = MicroBatchBuffers(second, Reducer(SerialComm()), range(2, 3), 3)
     last.load_state_dict(held)
     assert last.copies[0][0].value.tolist() == [6.0]

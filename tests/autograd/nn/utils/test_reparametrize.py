@@ -126,7 +126,7 @@ def test_parametrizations_of_the_users_own() -> None:
     np.testing.assert_array_equal(w, w.T)
     assert layer.parametrizations.weight.original is before
     twin = copy.deepcopy(layer)
-    twin.parametrizations.bias.original.data.write(np.ones(3, np.float32))
+    twin.parametrizations.bias.original.array.write(np.ones(3, np.float32))
     assert twin.bias.tolist() == [2, 2, 2] and layer.bias.tolist() != [2, 2, 2]
     parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
     assert layer.weight is before and parametrize.is_parametrized(layer, "bias")

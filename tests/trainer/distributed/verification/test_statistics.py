@@ -78,9 +78,9 @@ def test_another_rank_has_more_micro_batches() -> None:
         guest.use(part)
         mean, var = own.buffers.buffers
         start = 6 * part
-        assert mean.data.value.tolist() == theirs[start : start + 3].tolist()
-        assert var.data.value.tolist() == theirs[start + 3 : start + 6].tolist()
-        mean.data.write(mean.data.value + 100)
+        assert mean.array.value.tolist() == theirs[start : start + 3].tolist()
+        assert var.array.value.tolist() == theirs[start + 3 : start + 6].tolist()
+        mean.array.write(mean.array.value + 100)
     after = guest.end().view(np.float32).reshape(3, 2, 3)
     assert (after[:, 0] == theirs.reshape(3, 2, 3)[:, 0] + 100).all()
     assert (after[:, 1] == theirs.reshape(3, 2, 3)[:, 1]).all()
