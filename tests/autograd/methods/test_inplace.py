@@ -252,10 +252,10 @@ def test_data_are_the_memory_without_history() -> None:
         loss.backward()
 
 
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("training", [False, True])
-def test_data_are_written_in_captured_steps_and_between_them(training: bool) -> None:
-    """A step that writes to its weights, which others write to as well."""
+def test_data_are_written_in_captured_steps_and_between_them(backend: str, training: bool) -> None:
+    """A step that writes to its weights, which others write to as well. NumPy captures no
+    training."""
     layer, x, runs = nn.Linear(2, 2), ag.ones(3, 2), []
     nn.flatten([*layer.parameters()])
 
@@ -283,7 +283,8 @@ def test_data_are_written_in_captured_steps_and_between_them(training: bool) -> 
                 seen += layer.weight.grad.tolist()
         results.append(seen)
         counts.append(len(runs))
-    assert results[0] == results[1] and counts[1] - counts[0] < counts[0]
+    assert results[0] == results[1]
+    assert (counts[1] - counts[0] < counts[0]) == (backend == "llvm" or not training)
 
 
 def test_meta_counts_the_same(backend: str) -> None:
