@@ -224,7 +224,7 @@ def test_calls_that_wait_read_weights_as_they_were(how: str) -> None:
         x = numbers(*SHAPE)
         expected = net(x).numpy().copy()
         y = net(x)
-        assert y.data.storage.pending is not None
+        assert y.array.storage.pending is not None
         WRITES[how](net, weight, optimizer)
         np.testing.assert_array_equal(y.numpy(), expected)
         assert not np.array_equal(net(x).numpy(), expected)

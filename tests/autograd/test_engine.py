@@ -157,7 +157,7 @@ def test_in_place_change_through_a_view_is_seen_too() -> None:
     h = x * 2.0
     part = h.detach()[0:1]
     y = (h * h).sum()
-    update.store(part.data, array(np.zeros(1)))
+    update.store(part.array, array(np.zeros(1)))
     with pytest.raises(RuntimeError, match="changed in place"):
         y.backward()
 
