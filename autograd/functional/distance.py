@@ -4,6 +4,8 @@ Names and argument order are torch.nn.functional's; `reduction` is "mean", "sum"
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..array import array
@@ -23,8 +25,11 @@ __all__ = [
     "hinge_embedding_loss",
     "margin_ranking_loss",
     "multi_margin_loss",
+    "multilabel_margin_loss",
     "pairwise_distance",
+    "pdist",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]
 
 
@@ -35,6 +40,17 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
     if len(x1.shape) < 2 or len(x2.shape) < 2 or x1.shape[-1] != x2.shape[-1]:
         raise ValueError(f"cdist: expected (.., P, M) and (.., R, M), got {x1.shape}, {x2.shape}")
     return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """Return the p-norms of the differences of all pairs of rows (N, M), those of the first row
+    first: (N (N - 1) / 2,).
+
+    ValueError for another number of axes."""
+    if input.ndim != 2:
+        raise ValueError(f"pdist: expected (N, M), got {input.shape}")
+    first, second = np.triu_indices(len(input), 1)
+    return norm(input[first] - input[second], p, -1)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -126,9 +142,35 @@ def triplet_margin_loss(
     et al. 2016)."""
     tensors("triplet_margin_loss", anchor=anchor, positive=positive, negative=negative)
     check("triplet_margin_loss", reduction, anchor)
-    near, far = (pairwise_distance(anchor, x, p, eps) for x in (positive, negative))
+    return triplet_margin_with_distance_loss(
+        anchor,
+        positive,
+        negative,
+        distance_function=lambda x, y: pairwise_distance(x, y, p, eps),
+        margin=margin,
+        swap=swap,
+        reduction=reduction,
+    )
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return `triplet_margin_loss` with another distance than `pairwise_distance`."""
+    name = "triplet_margin_with_distance_loss"
+    tensors(name, anchor=anchor, positive=positive, negative=negative)
+    check(name, reduction, anchor)
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = (distance(anchor, x) for x in (positive, negative))
     if swap:
-        far = minimum(far, pairwise_distance(positive, negative, p, eps))
+        far = minimum(far, distance(positive, negative))
     return reduced(_above(margin + near - far), reduction)
 
 
@@ -159,3 +201,26 @@ def multi_margin_loss(
     gap = _above(margin - where(is_label, x, 0.0).sum(-1, keepdim=True) + x)
     loss = where(is_label, 0.0, gap if p == 1 else gap * gap).mean(-1)
     return reduced(loss if weight is None else loss * weight[target], reduction)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the sum over labels and over classes that are none of max(1 - x[label] + x[class], 0),
+    over C.
+
+    Scores are (N, C) or (C,); `target` has their shape: labels up to the first -1. ValueError for
+    shapes that differ and targets that are no integers."""
+    check("multilabel_margin_loss", reduction, input)
+    tensors("multilabel_margin_loss", target=target)
+    if not is_integer(target.dtype) or target.shape != input.shape or not input.ndim:
+        raise ValueError(
+            f"multilabel_margin_loss: expected integer labels {input.shape}, got {target.dtype} "
+            f"{target.shape}"
+        )
+    x = wide(input)
+    given = cp.eq((target < 0).cumsum(-1), 0)
+    label = where(given, target, 0)
+    chosen = cp.eq(label.unsqueeze(-1), array(np.arange(x.shape[-1]))) & given.unsqueeze(-1)
+    other = ~chosen.any(-2, keepdim=True)
+    gap = _above(1 - x.gather(-1, label).unsqueeze(-1) + x.unsqueeze(-2))
+    loss = where(given.unsqueeze(-1) & other, gap, 0.0).sum((-2, -1)) / max(x.shape[-1], 1)
+    return reduced(loss, reduction)

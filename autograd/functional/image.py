@@ -15,7 +15,15 @@ from .conv import Sizes, pair
 from .pool import adaptive_avg_pool1d, adaptive_avg_pool2d
 from .volume import adaptive_avg_pool3d
 
-__all__ = ["fold", "interpolate", "pixel_shuffle", "pixel_unshuffle", "unfold", "upsample"]
+__all__ = [
+    "channel_shuffle",
+    "fold",
+    "interpolate",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "unfold",
+    "upsample",
+]
 
 # The kind of resampling along each axis, and the numbers of axes behind (N, C) that a mode is for.
 MODES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -132,6 +140,20 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     apart = reshape(input, shape=(*lead, c, h // r, r, w // r, r))
     order = (*range(n), n, n + 2, n + 4, n + 1, n + 3)
     return reshape(permute(apart, axes=order), shape=(*lead, c * r**2, h // r, w // r))
+
+
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """Return (N, C, ..) with the first channel of each group, then the second of each, and so on
+    (Zhang et al. 2018).
+
+    ValueError for a number of groups that does not divide C."""
+    if input.ndim < 3 or groups < 1 or input.shape[1] % groups:
+        raise ValueError(
+            f"channel_shuffle: expected an input (N, multiple of {groups}, ..), got {input.shape}"
+        )
+    n, c, *extents = input.shape
+    apart = input.reshape(n, groups, c // groups, *extents)
+    return apart.transpose(1, 2).reshape(input.shape)
 
 
 def unfold(

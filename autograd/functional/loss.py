@@ -30,6 +30,7 @@ __all__ = [
     "kl_div",
     "l1_loss",
     "mse_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
     "smooth_l1_loss",
@@ -358,3 +359,12 @@ def binary_cross_entropy_with_logits(
     share = target if pos_weight is None else el.mul(target, pos_weight)
     loss = ops.logistic_loss(input, share, 1.0 - target)
     return reduced(loss if weight is None else loss * weight, reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Return the mean over classes, the last axis, of `binary_cross_entropy_with_logits`."""
+    check("multilabel_soft_margin_loss", reduction, input, target)
+    losses = binary_cross_entropy_with_logits(input, target, weight, "none")
+    return reduced(losses.mean(-1), reduction)

@@ -4,6 +4,8 @@ See the functions of `functional.distance`; `reduction` is "mean", "sum" or "non
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..functional import distance as F
 from ..tensor import Tensor
 from .loss import Loss
@@ -14,9 +16,11 @@ __all__ = [
     "CosineSimilarity",
     "HingeEmbeddingLoss",
     "MarginRankingLoss",
+    "MultiLabelMarginLoss",
     "MultiMarginLoss",
     "PairwiseDistance",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
 ]
 
 
@@ -89,6 +93,30 @@ class TripletMarginLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction, margin=margin, p=p, eps=eps, swap=swap)
+
+
+class TripletMarginWithDistanceLoss(Loss):
+    """`TripletMarginLoss` with a distance of one's own, a function of two tensors."""
+
+    shown = ("distance_function", "margin", "swap", "reduction")
+    function = staticmethod(F.triplet_margin_with_distance_loss)
+
+    def __init__(
+        self,
+        *,
+        distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction, margin=margin, swap=swap)
+        self.distance_function = distance_function
+
+
+class MultiLabelMarginLoss(Loss):
+    """What the scores of each of several labels lack to exceed those of other classes by 1."""
+
+    function = staticmethod(F.multilabel_margin_loss)
 
 
 class MultiMarginLoss(Loss):

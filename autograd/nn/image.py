@@ -9,6 +9,7 @@ from ..functional.arrange import pad
 from ..functional.conv import Sizes
 from ..functional.image import (
     Factors,
+    channel_shuffle,
     fold,
     interpolate,
     pixel_shuffle,
@@ -20,6 +21,7 @@ from ..tensor import Tensor
 from .module import Module
 
 __all__ = [
+    "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
     "CircularPad3d",
@@ -108,6 +110,19 @@ class PixelUnshuffle(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return smaller images of more channels."""
         return pixel_unshuffle(x, self.downscale_factor)
+
+
+class ChannelShuffle(Module):
+    """The channels of groups in turn, see `functional.channel_shuffle`."""
+
+    shown = ("groups",)
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return channel_shuffle(x, self.groups)
 
 
 class Unfold(Module):

@@ -135,6 +135,13 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     return _write(tensor, array(q.reshape(tensor.shape), tensor.dtype))
 
 
+def eye_(tensor: Tensor) -> Tensor:
+    """Write the identity into a matrix. ValueError for other numbers of axes."""
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: expected a matrix, got shape {tensor.shape}")
+    return _write(tensor, array(np.eye(*tensor.shape, dtype=tensor.dtype)))
+
+
 def dirac_(tensor: Tensor) -> Tensor:
     """Write filters (M, C, R, ..) of which the first C pass one channel each on; others are zero.
     ValueError for fewer than three axes."""

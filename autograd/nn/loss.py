@@ -21,6 +21,7 @@ __all__ = [
     "KLDivLoss",
     "L1Loss",
     "MSELoss",
+    "MultiLabelSoftMarginLoss",
     "NLLLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",
@@ -169,6 +170,19 @@ class SoftMarginLoss(Loss):
     """log(1 + exp(- target input)), targets being 1 or -1."""
 
     function = staticmethod(F.soft_margin_loss)
+
+
+class MultiLabelSoftMarginLoss(Loss):
+    """The mean over classes of the binary cross entropy of sigmoid(logits), times `weight`."""
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.weight = weight
+        self.register_buffer("weight", weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or a loss of each sample for "none"."""
+        return F.multilabel_soft_margin_loss(input, target, self.weight, self.reduction)
 
 
 class CTCLoss(Loss):

@@ -48,6 +48,11 @@ def _weighted(x: Any, target: Any) -> Any:
     return fn.multi_margin_loss(x, target, 2, 0.5, tensor(RATES, x.dtype))
 
 
+def _taxi(x: Any, y: Any) -> Any:
+    return (x - y).abs().sum(-1)
+
+
+SEVERAL = np.array([[2, 0, -1, 1], [-1, 0, 1, 2], [3, 1, 0, 2]])
 SHORT = (("expected a target of shape (4,), got (5,)", ((4, 5), (4, 5), (5,))),)
 LABELS = (("expected integer labels (4,) for input (4, 5), got int64 (5,)", ((4, 5), (5,))),)
 ROWS = [
@@ -69,6 +74,22 @@ ROWS = [
     _alike("cosine_embedding_loss", "one", (normal(5), normal(5), _signs()), reduction="none"),
     _alike("triplet_margin_loss", "mean", TRIPLE),
     _alike("triplet_margin_loss", "swap", TRIPLE, swap=True, reduction="none", p=3.0, margin=2.0),
+    Sample(
+        "triplet_margin_with_distance_loss",
+        lambda *xs: fn.triplet_margin_with_distance_loss(*xs, distance_function=_taxi, swap=True),
+        TRIPLE,
+        lambda t, *xs: t.nn.functional.triplet_margin_with_distance_loss(
+            *xs, distance_function=_taxi, swap=True
+        ),
+    ),
+    Sample(
+        "pdist", fn.pdist, (normal(4, 3),), lambda t, x: t.nn.functional.pdist(x),
+        wrong=(("pdist: expected (N, M), got (4,)", ((4,),)),),
+    ),
+    _alike(
+        "multilabel_margin_loss", "mean", (normal(3, 4), lambda rng: SEVERAL),
+        (("expected integer labels (3, 4), got int64 (3,)", ((3, 4), (3,))),),
+    ),
     _alike("multi_margin_loss", "mean", (normal(4, 5), labels(4, classes=5)), LABELS),
     _alike("multi_margin_loss", "one", (normal(5), labels(classes=5)), reduction="none"),
     Sample(

@@ -50,6 +50,10 @@ ROWS = [
         ("pixel_shuffle: expected an input (.., channels, H, W) of a multiple of 2^2 channels, got "
          "(6, 2, 3)", ((6, 2, 3),)),
     ), 2),
+    row("channel_shuffle", (2, 6, 3), (
+        ("channel_shuffle: expected an input (N, multiple of 3, ..), got (2, 4, 3)",
+         ((2, 4, 3),)),
+    ), 3),
     row("pixel_unshuffle", (2, 4, 6), (
         ("pixel_unshuffle: expected an input (.., C, H, W) of multiples of 2, got (2, 3, 6)",
          ((2, 3, 6),)),

@@ -224,6 +224,7 @@ ROWS = [
         lambda t, x: t.nn.functional.soft_margin_loss(x, t.tensor(SIGNS, dtype=x.dtype)),
         wrong=(("soft_margin_loss: expected a target of shape (3,), got (4, 5)", ((3,),)),),
     ),
+    _alike("multilabel_soft_margin_loss", "mean", (normal(4, 5), SOFT)),
     _ctc(5, ([[1, 2, 2], [3, 1, 3], [2, 2, 2]], [5, 5, 4], [3, 2, 1]), "mean"),
     Sample(
         "ctc_loss/labels in a row",

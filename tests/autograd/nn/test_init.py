@@ -91,3 +91,9 @@ def test_dirac_and_whitening_filters() -> None:
         with pytest.raises(ValueError, match=message):
             t = ag.zeros(*shape)
             nn.init.dirac_(t) if data is None else nn.init.whiten_(t, data)
+
+
+def test_the_identity() -> None:
+    assert nn.init.eye_(ag.ones(2, 3)).tolist() == [[1, 0, 0], [0, 1, 0]]
+    with pytest.raises(ValueError, match=r"^eye_: expected a matrix, got shape \(3,\)"):
+        nn.init.eye_(ag.ones(3))
