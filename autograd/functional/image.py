@@ -45,6 +45,7 @@ def interpolate(
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
 ) -> Tensor:
     """Return images (N, C, ..) resampled to `size`, or to floor(extent x scale_factor).
 
@@ -52,8 +53,9 @@ def interpolate(
     one to three axes behind (N, C), and "linear", "bilinear", "bicubic" and "trilinear" for as many
     axes as their names say. With `align_corners`, which these four have, the outermost elements
     stay where they are; else the image's edges do. Distances between results follow from
-    scale_factor, or from the extents with `recompute_scale_factor`. ValueError for other modes and
-    for both or neither of size and scale_factor."""
+    scale_factor, or from the extents with `recompute_scale_factor`. With `antialias`, for
+    "bilinear" and "bicubic", every element counts in a smaller image. ValueError for other modes
+    and for both or neither of size and scale_factor."""
     if mode not in MODES:
         raise ValueError(f"interpolate: expected mode in {(*MODES,)}, got {mode!r}")
     kind, allowed = MODES[mode]
@@ -64,6 +66,11 @@ def interpolate(
         )
     if align_corners is not None and kind not in ("linear", "cubic"):
         raise ValueError(f"interpolate: expected align_corners=None for {mode!r}, got a bool")
+    if antialias and (mode not in ("bilinear", "bicubic") or align_corners):
+        raise ValueError(
+            "interpolate: expected antialias for mode 'bilinear' or 'bicubic' without "
+            f"align_corners, got {mode!r}"
+        )
     out, steps = _targets(input.shape[2:], size, scale_factor, bool(recompute_scale_factor))
     if kind == "area":
         pool = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[len(out) - 1]
@@ -71,7 +78,7 @@ def interpolate(
     y = input
     for i, (old, new, step) in enumerate(zip(input.shape[2:], out, steps, strict=True)):
         if new != old or step != 1:
-            kinds = f"{kind} corners" if align_corners else kind
+            kinds = f"{kind} corners" if align_corners else f"{kind} smooth" if antialias else kind
             y = stretch(y, axis=2 + i, size=new, step=step, kind=kinds)
     return y
 

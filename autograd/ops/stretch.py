@@ -5,6 +5,7 @@ It is linear, and the transposed operation is its derivative. Positions and weig
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,19 @@ from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..recent import CALLS
 
-# How many elements a result is made of; "corners" maps the outermost elements to one another.
+# How many elements a result is made of; "corners" maps the outermost elements to one another, and
+# "smooth" makes a result of more where results are further apart than elements.
 TAPS = {"nearest": 1, "nearest-exact": 1, "linear": 2, "linear corners": 2, "cubic": 4,
         "cubic corners": 4}  # fmt: skip
 SHARP = -0.75  # the free coefficient of cubic convolution (Keys 1981), torch's
+SMOOTH = -0.5  # and that of "smooth" kinds
+REACH = {"linear": 1, "cubic": 2}  # how far from a result its elements are
+
+
+def taps_of(kind: str, step: float) -> int:
+    """Return how many elements a result is made of."""
+    name, _, how = kind.partition(" ")
+    return 2 * ceil(REACH[name] * max(step, 1)) + 1 if how == "smooth" else TAPS[kind]
 
 
 class Places(NamedTuple):
@@ -33,6 +43,8 @@ class Places(NamedTuple):
 def places(size: int, out: int, step: float, kind: str) -> Places:
     """Return the places of `out` results among `size` elements, `step` elements apart."""
     at = np.arange(out)
+    if kind.endswith("smooth"):
+        return _smooth(size, (at + 0.5) * step, max(step, 1.0), kind.split()[0])
     if TAPS[kind] == 1:
         # In float32, as in torch: elsewhere results would differ where a place is on a border.
         spot = np.float32(step) * (at + np.float32(kind == "nearest-exact") / 2).astype(np.float32)
@@ -46,14 +58,26 @@ def places(size: int, out: int, step: float, kind: str) -> Places:
         weights, taps = np.stack([1 - (source - first), source - first]), np.arange(2)
     else:
         taps = np.arange(-1, 3)
-        weights = _cubic(np.abs(source - first - taps[:, None]))
+        weights = _cubic(np.abs(source - first - taps[:, None]), SHARP)
     return Places((first + taps[:, None]).clip(0, size - 1), weights)
 
 
-def _cubic(distance: NDArray) -> NDArray:
+def _smooth(size: int, centres: NDArray, scale: float, name: str) -> Places:
+    """Return places with the weights stretched by a scale, so that each element counts."""
+    reach = REACH[name] * scale
+    first = (centres - reach + 0.5).astype(np.int64).clip(0)
+    behind = (centres + reach + 0.5).astype(np.int64).clip(max=size)
+    elements = first + np.arange(2 * ceil(reach) + 1)[:, None]
+    distance = np.abs(elements + 0.5 - centres) / scale
+    weights = _cubic(distance, SMOOTH) if name == "cubic" else 1 - distance
+    weights = np.where((elements < behind) & (distance < REACH[name]), weights, 0)
+    return Places(elements.clip(0, size - 1), weights / weights.sum(0))
+
+
+def _cubic(distance: NDArray, sharp: float) -> NDArray:
     """Return the weights of elements at a distance of up to 2 (Keys 1981)."""
-    near = ((SHARP + 2) * distance - (SHARP + 3)) * distance**2 + 1
-    far = SHARP * (((distance - 5) * distance + 8) * distance - 4)
+    near = ((sharp + 2) * distance - (sharp + 3)) * distance**2 + 1
+    far = sharp * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, far)
 
 
@@ -62,9 +86,9 @@ def _stretched(x: Spec, *, axis: int, size: int, **attrs: Any) -> Spec:
     return Spec((*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
 
 
-def _cost(y: Spec, x: Spec, *, kind: str, **attrs: Any) -> Cost:
+def _cost(y: Spec, x: Spec, *, kind: str, step: float, **attrs: Any) -> Cost:
     """Cost rule of stretch: a product for each tap, and their sum."""
-    taps = TAPS[kind]
+    taps = taps_of(kind, step)
     return Cost(mul=taps * y.size, add=(taps - 1) * y.size) if taps > 1 else Cost()
 
 
@@ -91,9 +115,9 @@ def _(dy: Value, specs: tuple[Spec, ...], axis: int, step: float, kind: str) -> 
     return stretch_sum(dy, axis=axis, size=specs[0].shape[axis], step=step, kind=kind)
 
 
-def _sum_cost(dx: Spec, dy: Spec, *, kind: str, **attrs: Any) -> Cost:
+def _sum_cost(dx: Spec, dy: Spec, *, kind: str, step: float, **attrs: Any) -> Cost:
     """Cost rule of stretch_sum: a sum for each tap and, if there are several, a product."""
-    taps = TAPS[kind]
+    taps = taps_of(kind, step)
     return Cost(add=taps * dy.size, mul=taps * dy.size if taps > 1 else 0)
 
 

@@ -26,7 +26,8 @@ def row(name: str, shape: tuple[int, ...], wrong: Wrong = (), *args: Any, **opti
 
 def resampled(mode: str, shape: tuple[int, ...], wrong: Wrong = (), **options: Any) -> Sample:
     """Return the row of one way to resample."""
-    return row(f"interpolate/{mode}", shape, wrong, mode=mode, **options)
+    name = f"interpolate/{mode}{', antialias' * ('antialias' in options)}"
+    return row(name, shape, wrong, mode=mode, **options)
 
 
 ROWS = [
@@ -43,6 +44,7 @@ ROWS = [
     resampled("linear", (2, 3, 4), size=7, align_corners=True),
     resampled("bilinear", (1, 2, 3, 4), size=(5, 3), align_corners=False),
     resampled("bicubic", (1, 2, 4, 3), scale_factor=1.7, align_corners=False),
+    resampled("bicubic", (1, 2, 5, 6), size=(2, 9), antialias=True),
     resampled("trilinear", (1, 1, 2, 3, 2), scale_factor=1.5, align_corners=True,
               recompute_scale_factor=True),
     resampled("area", (1, 2, 3, 4), size=(2, 3)),

@@ -16,6 +16,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: ag.interpolate(IMAGE, 2, mode="cubic"), "interpolate: expected mode in ('nearest', "),
     (lambda: ag.interpolate(IMAGE, 2, mode="linear"), "interpolate: expected an input of 3 axes"),
     (lambda: ag.interpolate(IMAGE, 2, align_corners=True), "interpolate: expected align_corners="),
+    (
+        lambda: ag.interpolate(IMAGE, 2, antialias=True),
+        "interpolate: expected antialias for mode 'bilinear' or 'bicubic' without align_corners, g",
+    ),
     (lambda: ag.interpolate(IMAGE), "interpolate: expected either size or scale_factor, got None"),
     (lambda: ag.interpolate(IMAGE, 2, 2.0), "interpolate: expected either size or scale_factor"),
     (lambda: ag.interpolate(IMAGE, (2, 2, 2)), "interpolate: expected 2 results of at least 1"),
@@ -44,16 +48,23 @@ def test_what_does_not_fit(call: Callable[[], Any], message: str) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
-def test_rows_of_any_length_as_in_torch(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "antialias"),
+    [(mode, False) for mode in ("nearest", "nearest-exact", "bilinear", "bicubic")]
+    + [("bilinear", True), ("bicubic", True)],
+)
+def test_rows_of_any_length_as_in_torch(mode: str, antialias: bool) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = np.random.default_rng(0).standard_normal((1, 1, 2, 30))
     for size in range(1, 130):
         for dtype in (np.float32, np.float64):
-            ours = ag.interpolate(ag.tensor(x, dtype), (2, size), mode=mode).numpy()
-            theirs = torch.tensor(x.astype(dtype))
-            theirs = torch.nn.functional.interpolate(theirs, (2, size), mode=mode).numpy()
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+            ours, theirs = (
+                t.nn.functional.interpolate(
+                    t.tensor(x.astype(dtype)), (2, size), mode=mode, antialias=antialias
+                )
+                for t in (ag, torch)
+            )
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parity
