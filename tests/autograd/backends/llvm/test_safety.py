@@ -4,8 +4,10 @@ process. And a steady step takes no new memory."""
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -63,6 +65,20 @@ def test_a_step_outside_is_seen(end: str) -> None:
         assert done.stdout.splitlines()[-1] == what
 
 
+@pytest.fixture
+def fresh_pages() -> Iterator[None]:
+    """Let malloc take pages from the system for each array of 64 KB and more, and give them back:
+    else it keeps what it once had, and nothing would be seen."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        pytest.skip("this system's malloc has no mallopt")
+    mmap_threshold = -3
+    assert mallopt(mmap_threshold, 1 << 16)
+    yield
+    mallopt(mmap_threshold, 1 << 25)  # where it arrives by itself
+
+
+@pytest.mark.usefixtures("fresh_pages")
 @pytest.mark.parametrize(
     ("name", "shape", "batch", "moved"),
     [("lenet", (1, 28, 28), 32, 1), ("resnet20", (3, 32, 32), 8, 0)],
