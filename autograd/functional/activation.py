@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from ..methods.arguments import may_be_in_place
+from ..methods.arguments import in_place, may_be_in_place
 from ..ops import activation as ops
 from ..ops import compare as cp
 from ..ops import elementwise as el
@@ -15,24 +15,33 @@ from ..ops import gated
 from ..ops.reduce import scale
 from ..ops.shape import axis_of
 from ..tensor import Tensor
+from .create import rand
 
 __all__ = [
     "celu",
+    "celu_",
     "elu",
+    "elu_",
     "gelu",
     "glu",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hardtanh_",
     "leaky_relu",
+    "leaky_relu_",
     "log_softmax",
     "logsigmoid",
     "mish",
     "prelu",
     "relu",
     "relu6",
+    "relu_",
+    "rrelu",
+    "rrelu_",
     "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "softmax",
@@ -43,6 +52,7 @@ __all__ = [
     "tanh",
     "tanhshrink",
     "threshold",
+    "threshold_",
 ]
 
 # With which activations keep mean 0 and variance 1 (Klambauer et al. 2017).
@@ -191,6 +201,23 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+@may_be_in_place
+def rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
+) -> Tensor:
+    """Return x where x > 0, else x times a slope drawn from [lower, upper) for each element (Xu et
+    al. 2015); outside training, the mean slope.
+
+    ValueError for a lower above the upper."""
+    if lower > upper:
+        raise ValueError(f"rrelu: expected lower at most upper {upper}, got {lower}")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2)
+    slope = rand(input.shape, dtype=input.dtype) * (upper - lower) + lower
+    y: Tensor = el.where(input > 0, input, input * slope)
+    return y
+
+
 def softsign(input: Tensor) -> Tensor:
     """Return x / (1 + |x|)."""
     y: Tensor = el.div(input, el.add(el.abs(input), 1.0))
@@ -259,3 +286,13 @@ def log_softmax(
     """Return the logarithm of softmax, without its loss of small probabilities; all else as in
     `Tensor.softmax`."""
     return input.log_softmax(dim, dtype=dtype)
+
+
+celu_ = in_place(celu)
+elu_ = in_place(elu)
+hardtanh_ = in_place(hardtanh)
+leaky_relu_ = in_place(leaky_relu)
+relu_ = in_place(relu)
+rrelu_ = in_place(rrelu)
+selu_ = in_place(selu)
+threshold_ = in_place(threshold)

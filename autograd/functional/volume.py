@@ -29,6 +29,7 @@ __all__ = [
     "avg_pool3d",
     "conv3d",
     "conv_transpose3d",
+    "lp_pool3d",
     "max_pool3d",
 ]
 
@@ -232,6 +233,21 @@ def avg_pool3d(
     deep = (k[0], 1), (u[0], 1), (p[0], 0)
     z = avg_pool(name, 2, _depths(y, x), *deep, *counted, divisor_override)
     return _joined(z, y.shape[2:], input)
+
+
+def lp_pool3d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Return `lp_pool2d` of volumes (N, C, D, H, W) or (C, D, H, W)."""
+    if not norm_type:
+        raise ValueError(f"lp_pool3d: expected a norm_type other than 0, got {norm_type}")
+    taps = prod(sizes("lp_pool3d: kernel_size", kernel_size, 3, 1))
+    means = avg_pool3d(input**norm_type, kernel_size, stride, 0, ceil_mode)
+    return (means * taps) ** (1 / norm_type)
 
 
 def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:

@@ -36,3 +36,13 @@ def may_be_in_place(function: F) -> F:
         return input._change(name, lambda x, _: function(x, *args, **named), 0)
 
     return cast(F, call)
+
+
+def in_place(function: F) -> F:
+    """Return a function that takes `inplace` as one that works in place."""
+
+    @wraps(function)
+    def call(input: Any, *args: Any, **named: Any) -> Any:
+        return function(input, *args, inplace=True, **named)
+
+    return cast(F, call)

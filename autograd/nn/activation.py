@@ -30,6 +30,7 @@ __all__ = [
     "LogSoftmax",
     "Mish",
     "PReLU",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "SiLU",
@@ -180,6 +181,20 @@ class Hardtanh(_Activation):
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
+
+
+class RReLU(Module):
+    """x where it is positive, else x times a slope drawn from [lower, upper) in training, and their
+    mean in evaluation (Xu et al. 2015)."""
+
+    shown = ("lower", "upper")
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
+        self.lower, self.upper = lower, upper
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.rrelu(x, self.lower, self.upper, self.training)
 
 
 class PReLU(Module):

@@ -25,6 +25,7 @@ __all__ = [
     "AvgPool3d",
     "LPPool1d",
     "LPPool2d",
+    "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
@@ -215,6 +216,13 @@ class LPPool1d(LPPool2d):
 
     axes = 1
     function: ClassVar[Function] = staticmethod(pool.lp_pool1d)
+
+
+class LPPool3d(LPPool2d):
+    """`LPPool2d` of volumes."""
+
+    axes = 3
+    function: ClassVar[Function] = staticmethod(volume.lp_pool3d)
 
 
 class AdaptiveAvgPool2d(_Pool):

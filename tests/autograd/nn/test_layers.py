@@ -99,6 +99,7 @@ ROWS: list[Row] = [
     ("MaxPool3d", {"kernel_size": 2, "padding": (1, 0, 1), "stride": 1}, VOLUMES),
     ("AvgPool1d", {"kernel_size": 2, "ceil_mode": True}, (2, 5)),
     ("AvgPool3d", {"kernel_size": (2, 1, 2), "divisor_override": 3}, VOLUMES),
+    ("LPPool3d", {"norm_type": 4, "kernel_size": 2, "stride": 1}, (1, 2, 3, 2, 3)),
     ("LPPool1d", {"norm_type": 2, "kernel_size": 2}, (2, 5)),
     ("LPPool2d", {"norm_type": 2, "kernel_size": (2, 3), "ceil_mode": True}, IMAGES),
     ("AdaptiveAvgPool1d", {"output_size": 2}, (2, 5)),

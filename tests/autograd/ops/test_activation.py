@@ -69,3 +69,30 @@ def test_large_inputs(backend: str) -> None:
         assert dx is not None
         assert np.allclose(y.numpy()[::100], [0, 0, 200, 1e9])
         assert np.allclose(dx.numpy()[100::100], [0, 1, 1])
+
+
+def test_random_slopes() -> None:
+    """Drawn in training, with their gradient, and their mean in evaluation, as in torch."""
+    x = -ag.ones(2000)
+    x.requires_grad_()
+    layer = ag.nn.RReLU(0.1, 0.5)
+    y = layer(x)
+    y.sum().backward()
+    assert x.grad is not None and (x.grad.numpy() == -y.numpy()).all()
+    slopes = x.grad.numpy()
+    assert 0.1 <= slopes.min() < 0.11 and 0.49 < slopes.max() < 0.5
+    assert slopes.mean() == pytest.approx(0.3, abs=0.02)
+    assert layer.eval()(ag.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2])
+    with pytest.raises(ValueError, match=r"^rrelu: expected lower at most upper 0.1, got 0.2"):
+        ag.rrelu(x, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold"]
+)
+def test_names_of_what_works_in_place(name: str) -> None:
+    more = (0.5, 7.0) if name == "threshold" else ()
+    x, function = ag.tensor([-2.0, 0.25, 3.0]), getattr(ag.nn.functional, name)
+    expected = function(x, *more).tolist()
+    y = getattr(ag.nn.functional, f"{name}_")(x, *more)
+    assert y is x and x.tolist() == expected != [-2, 0.25, 3]
