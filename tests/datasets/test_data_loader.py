@@ -157,13 +157,13 @@ def test_a_thread_reads_ahead_and_draws_the_same() -> None:
     threads, drawn = set[str](), []
     for workers in (0, 2, 2):
         data = Noisy(6)
-        batches = iter(DataLoader(data, 2, shuffle=True, num_workers=workers, prefetch_factor=4))
-        drawn.append([x.numpy().copy() for x, _ in batches])
+        loader = DataLoader(data, 2, shuffle=True, num_workers=workers, prefetch_factor=4)
+        drawn.append([x.numpy().copy() for _ in range(2) for x, _ in loader])
         ag.rand(1)  # elsewhere, which changes nothing
     assert threads == {"MainThread", "tallygrad-loader"}
     np.testing.assert_array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(drawn[0], drawn[2])
-    assert len({*np.concatenate(drawn[0]).ravel().tolist()}) == 12
+    assert len({*np.concatenate(drawn[0]).ravel().tolist()}) == 24  # anew in each epoch
 
 
 def test_rows_of_tensors_and_collate_fn() -> None:
@@ -225,6 +225,9 @@ def test_samples_are_drawn_in_proportion_to_their_weights() -> None:
     counts = np.bincount(sampler.order(0, 0), minlength=5)
     assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
     assert abs(counts[3] / size - 0.75) < 4 * np.sqrt(0.75 * 0.25 / size)
+    for word, drawn in ((0, 1), (2**64 - 1, 3)):  # where sums and products are equal
+        sampler.words = lambda *_, word=word: np.full(size, word, np.uint64)  # type: ignore[misc]
+        assert {*sampler.order(0, 0).tolist()} == {drawn}
     once = WeightedRandomSampler(ag.tensor([1.0, 0.0, 3.0]), 2, replacement=False)
     first = [once.order(0, epoch).tolist() for epoch in range(2000)]
     assert {*map(tuple, map(sorted, first))} == {(0, 2)}
@@ -252,3 +255,4 @@ def test_samplers_choose_the_samples() -> None:
     generator = ag.Generator().manual_seed(9)
     drawn = [WeightedRandomSampler(np.ones(9), 9, generator=generator) for _ in range(2)]
     assert [*drawn[0]] == [*drawn[1]] != [*drawn[1]]
+    assert drawn[0].order(0, 0).tolist() == drawn[0].order(1, 0).tolist()
