@@ -18,7 +18,7 @@ NUMBERS = (bool, int, float)
 def default_collate(batch: Sequence[Any]) -> Any:
     """Return samples as one batch, with torch's types: tensors, arrays and numbers become a tensor
     with an axis more in front, tuples and lists a list of batches, dictionaries a dictionary of
-    them, and texts a list. DataError for samples that do not fit one another."""
+    them, and texts a sequence. DataError for samples that do not fit one another."""
     return collate(batch, range(len(batch)))
 
 
@@ -31,7 +31,7 @@ def collate(values: Sequence[Any], ids: Sequence[int], where: str = "") -> Any:
         _check_alike("", _kinds("a number", values, NUMBERS), ids, where)
         return tensor([*values], np.float64 if isinstance(first, float) else None)
     if isinstance(first, str | bytes):
-        return [*values]
+        return values
     if isinstance(first, Mapping):
         keys = [sorted(map(str, x)) if isinstance(x, Mapping) else type(x).__name__ for x in values]
         _check_alike("keys ", keys, ids, where)

@@ -90,8 +90,7 @@ class WeightedRandomSampler(Draws):
             order: Ids = np.argsort(keys, kind="stable")[: self.num_samples]
             return order
         sums = np.cumsum(self.weights)
-        last = np.flatnonzero(self.weights)[-1]  # where a product is rounded up to the sum
-        drawn: Ids = np.searchsorted(sums, uniform * sums[-1], side="right").clip(max=last)
+        drawn: Ids = np.searchsorted(sums, uniform * sums[-1], side="right")
         return drawn
 
 

@@ -80,7 +80,7 @@ def test_samples_are_collated_as_in_torch() -> None:
     batch = default_collate([sample, sample])
     assert batch["a"].dtype == np.float32 and batch["a"].shape == (2,)
     numbers, words, (flags, integers) = batch["b"]
-    assert numbers.dtype == np.float64 and words == ["word", "word"]
+    assert numbers.dtype == np.float64 and words == ("word", "word")
     assert (flags.dtype, integers.dtype) == (np.bool_, np.int64)
     assert isinstance(batch["p"], Point) and batch["p"].x.shape == (2, 2)
     weight = ag.ones(3).requires_grad_()
