@@ -192,9 +192,9 @@ def create_model(name: str, data: Source, dtype: Any, seed: int = 0) -> nn.Modul
     manual_seed(seed)
     try:
         model = models.create(name, input_shape=data.input_shape, classes=len(data.classes))
+        return model.astype(dtype)
     except ValueError as error:
         raise UserError(f"--model: {error}") from error
-    return model.astype(dtype)
 
 
 def prepare(model: nn.Module, data: Loader) -> None:

@@ -50,8 +50,8 @@ __all__ = [
 class _Lazy(Module):
     """A layer before its first call. `axis` is that of the inputs' number in the data.
 
-    Until then, it has no parameters: to ask for them, or for a state, raises RuntimeError, so that
-    no optimizer misses them."""
+    Until then, it has no parameters: to ask for them, or for a state, raises ValueError, so that no
+    optimizer misses them."""
 
     axis: ClassVar[int] = 1
 
@@ -67,15 +67,21 @@ class _Lazy(Module):
     def forward(self, x: Tensor, *args: Any, **named: Any) -> Any:
         """Become the layer for this data, and return its result."""
         context.not_replayable("calls a lazy layer for the first time")
+        if not -x.ndim <= self.axis < x.ndim:
+            least = -self.axis if self.axis < 0 else self.axis + 1
+            raise ValueError(
+                f"{type(self).__name__}: expected an input of at least {least} axes, got shape "
+                f"{x.shape}"
+            )
         given, options = self._arguments
-        del self._arguments
         full = self._full()
         full.__init__(self, x.shape[self.axis], *given, **options)
+        del self._arguments
         self.__class__ = full
         return self.forward(x, *args, **named)
 
     def _own(self, what: type[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        raise RuntimeError(
+        raise ValueError(
             f"{type(self).__name__}: expected a first call on data, which gives it parameters, got "
             "none yet"
         )

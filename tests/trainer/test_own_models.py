@@ -98,6 +98,9 @@ class Scaled(nn.Module):
 
 def as_in_torch(num_classes=7, width=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 """
 
 
@@ -214,6 +217,7 @@ def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture
         ("Asks", r"--model: Asks.forward() missing 1 required positional argument: 'y'"),
         ("Leaves", r"--model: my.py:71: SystemExit: 3"),
         ("nothing", r"expected a Module, got NoneType"),
+        ("lazy", r"--model: LazyLinear: expected a first call on data, which gives it parameters"),
         ("ready", r"to be a class or a function that returns a Module, got a Identity"),
         ("Nett", r"did you mean 'Net'?"),
     ],

@@ -48,7 +48,7 @@ def test_before_the_first_call_there_are_no_parameters() -> None:
     net = nn.Sequential(nn.LazyLinear(4, dtype="float64"), nn.ReLU(), nn.LazyLinear(2)).eval()
     assert repr(net[0]) == "LazyLinear(4, dtype='float64')" and net.to("cpu") is net
     for ask in (net.parameters, net.state_dict, lambda: ag.optim.SGD(net.parameters(), 0.1)):
-        with pytest.raises(RuntimeError, match=r"^LazyLinear: expected a first call .*, got none"):
+        with pytest.raises(ValueError, match=r"^LazyLinear: expected a first call .*, got none"):
             list(ask())  # type: ignore[call-overload]
     net[2] = nn.Identity()
     with ag.no_grad():
@@ -57,6 +57,19 @@ def test_before_the_first_call_there_are_no_parameters() -> None:
     assert not net[0].training and net[0].weight.is_leaf
     net(ag.ones(1, 3, dtype="float64")).sum().backward()
     assert net[0].weight.grad is not None
+
+
+def test_a_first_call_that_fails_leaves_them_as_they_were() -> None:
+    conv, norm = nn.LazyConv2d(4, 1, groups=2), nn.LazyBatchNorm1d()
+    for layer, shape, said in (
+        (conv, (3, 5, 5), "expected groups that divide 3 and 4 channels"),
+        (conv, (5, 5), r"LazyConv2d: expected an input of at least 3 axes, got shape \(5, 5\)"),
+        (norm, (5,), r"LazyBatchNorm1d: expected an input of at least 2 axes, got shape \(5,\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            layer(ag.ones(*shape))
+    assert repr(conv) == "LazyConv2d(4, 1, groups=2)"
+    assert conv(ag.ones(2, 5, 5)).shape == (4, 5, 5) and norm(ag.ones(2, 5)).shape == (2, 5)
 
 
 def test_arguments_are_checked_at_once() -> None:
