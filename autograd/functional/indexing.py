@@ -51,13 +51,18 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     The row `padding_idx` has no gradient. The gradient's additions are those of the rows that are
     named. IndexError for a row out of range."""
     count = weight.shape[0] if weight.ndim else 0
-    if padding_idx is not None and not -count <= padding_idx < count:
-        raise ValueError(
-            f"embedding: expected padding_idx in [{-count}, {count}), got {padding_idx}"
-        )
-    padding = -1 if padding_idx is None else padding_idx % count
-    y: Tensor = rows(weight, input, padding=padding)
+    padding = _padding("embedding", padding_idx, count)
+    y: Tensor = rows(weight, input, padding=-1 if padding is None else padding)
     return y
+
+
+def _padding(name: str, padding_idx: int | None, count: int) -> int | None:
+    """Return `padding_idx` counted from the front of `count` rows."""
+    if padding_idx is None:
+        return None
+    if not -count <= padding_idx < count:
+        raise ValueError(f"{name}: expected padding_idx in [{-count}, {count}), got {padding_idx}")
+    return padding_idx % count
 
 
 def embedding_bag(
@@ -93,7 +98,8 @@ def embedding_bag(
             f"embedding_bag: expected per_sample_weights of shape {input.shape}, got "
             f"{factors.shape}"
         )
-    present = None if padding_idx is None else input != padding_idx % max(len(weight), 1)
+    padding = _padding("embedding_bag", padding_idx, len(weight))
+    present = None if padding is None else input != padding
     if offsets is not None:
         table, filled = _bags(offsets, len(input), include_last_offset)
         input, factors = input[table], None if factors is None else factors[table]
@@ -118,7 +124,8 @@ def _bags(offsets: Tensor, count: int, with_end: bool) -> tuple[NDArray, Tensor]
     ValueError for offsets that do not ascend from 0 to `count`."""
     starts = offsets.numpy()
     bounds = starts if with_end else np.append(starts, count)
-    if starts[:1].any() or (np.diff(bounds) < 0).any() or bounds[-1] != count:
+    line = starts.ndim == 1 and bounds.size
+    if not line or bounds[0] or bounds[-1] != count or (np.diff(bounds) < 0).any():
         raise ValueError(
             f"embedding_bag: expected offsets that ascend from 0 to {count}, got {starts.tolist()}"
         )

@@ -57,8 +57,18 @@ def test_bags_of_nothing_are_zeros() -> None:
     ({}, [[0, 1], [1]], r"ascend from 0 to 2, got \[1\]"),
     ({}, [[0, 1], [0, 2, 1]], r"ascend from 0 to 2, got \[0, 2, 1\]"),
     ({"include_last_offset": True}, [[0, 1], [0, 1]], r"ascend from 0 to 2, got \[0, 1\]"),
+    ({"include_last_offset": True}, [[0, 1], []], r"ascend from 0 to 2, got \[\]"),
+    ({}, [[0, 1], []], r"ascend from 0 to 2, got \[\]"),
+    ({}, [[0, 1], [[0]]], r"ascend from 0 to 2, got \[\[0\]\]"),
     ({}, [[0, 1]], r"of 1 and offsets, got shape \(2,\)"),
 ])  # fmt: skip
 def test_what_is_no_bag(options: dict[str, Any], given: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         nn.EmbeddingBag(4, 3, **options)(*[None if x is None else ag.tensor(x) for x in given])
+
+
+def test_the_row_of_padding_is_one_of_the_table() -> None:
+    with pytest.raises(
+        ValueError, match=r"embedding_bag: expected padding_idx in \[-4, 4\), got 5"
+    ):
+        ag.embedding_bag(ag.tensor([[1]]), ag.ones(4, 3), padding_idx=5)
