@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, prod
 
+from ..dtypes import is_floating
 from ..ops.shape import getslice, permute, reshape
 from ..ops.sliding import sliding, sliding_sum, windows_along
 from ..ops.stretch import stretch
@@ -55,7 +56,8 @@ def interpolate(
     stay where they are; else the image's edges do. Distances between results follow from
     scale_factor, or from the extents with `recompute_scale_factor`. With `antialias`, for
     "bilinear" and "bicubic", every element counts in a smaller image. ValueError for other modes
-    and for both or neither of size and scale_factor."""
+    and for both or neither of size and scale_factor, TypeError for integers where results are
+    weighted sums."""
     if mode not in MODES:
         raise ValueError(f"interpolate: expected mode in {(*MODES,)}, got {mode!r}")
     kind, allowed = MODES[mode]
@@ -71,13 +73,17 @@ def interpolate(
             "interpolate: expected antialias for mode 'bilinear' or 'bicubic' without "
             f"align_corners, got {mode!r}"
         )
+    if kind in ("linear", "cubic") and not is_floating(input.dtype):
+        raise TypeError(
+            f"interpolate: expected floating-point numbers for {mode!r}, got {input.dtype}"
+        )
     out, steps = _targets(input.shape[2:], size, scale_factor, bool(recompute_scale_factor))
     if kind == "area":
         pool = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[len(out) - 1]
         return pool(input, out)
     y = input
     for i, (old, new, step) in enumerate(zip(input.shape[2:], out, steps, strict=True)):
-        if new != old or step != 1:
+        if new != old or (step != 1 and not antialias):
             kinds = f"{kind} corners" if align_corners else f"{kind} smooth" if antialias else kind
             y = stretch(y, axis=2 + i, size=new, step=step, kind=kinds)
     return y

@@ -67,6 +67,20 @@ def test_rows_of_any_length_as_in_torch(mode: str, antialias: bool) -> None:
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=2e-5)
 
 
+def test_antialias_leaves_axes_that_keep_their_extent() -> None:
+    x = ag.randn(1, 1, 5, 6)
+    same = ag.interpolate(x, scale_factor=1.05, mode="bilinear", antialias=True)
+    np.testing.assert_array_equal(same.numpy(), x.numpy())
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_weighted_sums_of_integers_are_refused(mode: str) -> None:
+    image = IMAGE.astype("uint8")
+    with pytest.raises(TypeError, match=f"^interpolate: expected float.* for '{mode}', got uint8"):
+        ag.interpolate(image, 2, mode=mode)
+    assert ag.interpolate(image, 2).dtype == ag.uint8
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("mode", "axes"),
