@@ -208,7 +208,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     over C.
 
     Scores are (N, C) or (C,); `target` has their shape: labels up to the first -1. ValueError for
-    shapes that differ and targets that are no integers."""
+    shapes that differ and targets that are no integers, IndexError for labels out of range."""
     check("multilabel_margin_loss", reduction, input)
     tensors("multilabel_margin_loss", target=target)
     if not is_integer(target.dtype) or target.shape != input.shape or not input.ndim:
@@ -217,7 +217,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
             f"{target.shape}"
         )
     x = wide(input)
-    given = cp.eq((target < 0).cumsum(-1), 0)
+    given = cp.eq(cp.eq(target, -1).cumsum(-1), 0)
     label = where(given, target, 0)
     chosen = cp.eq(label.unsqueeze(-1), array(np.arange(x.shape[-1]))) & given.unsqueeze(-1)
     other = ~chosen.any(-2, keepdim=True)

@@ -33,3 +33,9 @@ def test_weights_of_classes_are_a_buffer() -> None:
     y = weighted(ag.tensor(X), ag.tensor(TRUTHS))
     np.testing.assert_allclose(y.numpy(), (plain[:, 0] + 2 * plain[:, 3]) / 4)
     assert [*weighted.state_dict()] == ["weight"]
+
+
+@pytest.mark.parametrize("label", [-2, 3])
+def test_labels_out_of_range_are_no_end_of_labels(label: int) -> None:
+    with pytest.raises(IndexError, match=rf"expected positions in \[0, 3\), got {label}"):
+        ag.multilabel_margin_loss(ag.ones(1, 3), ag.tensor([[0, label, -1]]))
