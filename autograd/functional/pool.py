@@ -15,6 +15,7 @@ from ..ops import pool as ops
 from ..ops.conv import Padding, Pair
 from ..recent import CALLS
 from ..tensor import Tensor
+from .arrange import where
 from .conv import Sizes, images, pair, restore
 
 __all__ = [
@@ -235,7 +236,7 @@ def lp_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Return the p-norm of each window, (sum of x^p)^(1/p) with p = `norm_type`, as in torch
-    without absolute values; options as for `max_pool2d`."""
+    without absolute values, with gradient 0 at 0; options as for `max_pool2d`."""
     return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
@@ -258,7 +259,13 @@ def _lp_pool(
         raise ValueError(f"{name}: expected a norm_type other than 0, got {p}")
     taps = prod(pair(f"{name}: kernel_size", kernel_size, axes, 1))
     means = avg_pool(name, axes, input**p, kernel_size, stride, 0, ceil_mode, True)
-    return (means * taps) ** (1 / p)
+    return rooted(means, taps, p)
+
+
+def rooted(means: Tensor, taps: int, p: float) -> Tensor:
+    """Return (means taps)^(1/p), with gradient 0 at 0."""
+    empty = means == 0
+    return where(empty, 0.0, (where(empty, 1.0, means) * taps) ** (1 / p))
 
 
 def output_of(

@@ -326,3 +326,11 @@ def test_rectified_integers_are_integers() -> None:
     assert y.tolist() == [0, 0, 3] and y.dtype == ag.int64
     with pytest.raises(TypeError, match="relu: expected numbers, got truth values"):
         ag.relu(ag.tensor([True]))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_windows_of_zeros_have_no_gradient(axes: int, p: float) -> None:
+    x = leaf(np.zeros((1, 1, *[2] * axes)))
+    y = getattr(ag, f"lp_pool{axes}d")(x, p, 2)
+    assert not y.numpy().any() and not gradient(y, x).any()
