@@ -69,6 +69,8 @@ def _new(
 ) -> Tensor:
     """Return a tensor on an array that comes from no call, with a type if one is given."""
     check_device(device)
+    if a.dtype.kind in "OSUmM":
+        raise TypeError(f"tensor: expected numbers of at most 64 bits, got values of {a.dtype}")
     if dtype is not None and a.dtype != as_dtype(dtype):
         a = array(a.value, as_dtype(dtype))
     return Tensor(context.created(a), requires_grad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,13 @@ def test_a_kernel_that_drifts_from_its_rule_is_caught() -> None:
     lying = Primitive(half, lambda x: x, lambda y, x: Cost())
     with pytest.raises(AssertionError, match=r"^half: expected .* by its shape rule, got "):
         lying(array(np.ones(4)))
+
+
+@pytest.mark.parametrize("values", ["a", None, 2**70, [object()], np.array(["a"])])
+def test_what_are_no_numbers_becomes_no_tensor(values: Any) -> None:
+    for make in (ag.tensor, ag.as_tensor):
+        with pytest.raises(TypeError, match="expected numbers of at most 64 bits, got values of "):
+            make(values)
 
 
 def test_python_numbers_and_ndarrays_mix_without_widening() -> None:
