@@ -24,6 +24,8 @@ def default_collate(batch: Sequence[Any]) -> Any:
 
 def collate(values: Sequence[Any], ids: Sequence[int], where: str = "") -> Any:
     """Do so for samples of these numbers, or the part `where` of each."""
+    if not len(values):
+        raise DataError("default_collate: expected at least one sample, got none")
     first = values[0]
     if isinstance(first, ARRAYS):
         return _stacked(values, ids, where)

@@ -14,7 +14,7 @@ from .drawing import as_draws
 from .indices import IndexLoader
 from .loader import read_ahead
 from .samples import Sized, check_samples, read_batch
-from .source import DataError, Ids, readers
+from .source import DataError, Ids, is_whole, readers
 
 READING = 1 << 63  # in a seed: what data sets draw, unlike what models draw
 PREFETCH = 2  # micro-batches of a worker, torch's number
@@ -76,12 +76,13 @@ class DataLoader(IndexLoader):
         pin_memory_device: str = "",
         in_order: bool = True,
     ) -> None:
-        check_samples("DataLoader", dataset)
+        check_samples("DataLoader", dataset, images=True)
         if sampler is not None and shuffle:
             raise DataError("DataLoader: expected shuffle=True or a sampler, got both")
         draws = as_draws(sampler)
         count = len(dataset) if draws is None else len(draws)
-        _check(count, batch_size, batch_sampler, num_workers, drop_last)
+        ahead = PREFETCH if prefetch_factor is None else prefetch_factor
+        _check(count, batch_sampler, drop_last, batch_size, num_workers, ahead)
         seed = initial_seed() if generator is None else generator.initial_seed()
         super().__init__(
             count, min(batch_size, count), seed=seed, shuffle=bool(shuffle), drop_last=drop_last
@@ -89,7 +90,7 @@ class DataLoader(IndexLoader):
         self.sampler = replace(self.sampler, draws=draws)
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.collate_fn, self.num_workers = collate_fn, num_workers
-        self.prefetch = num_workers * (PREFETCH if prefetch_factor is None else prefetch_factor)
+        self.prefetch = num_workers * ahead
 
     def __iter__(self) -> Iterator[Any]:
         parts = chain.from_iterable(self.micro_batches(next(self._epochs)))
@@ -117,7 +118,12 @@ def _filled(parts: list[Samples]) -> list[Samples]:
 
 
 def _check(
-    count: int, batch_size: object, batch_sampler: object, num_workers: int, drop_last: bool
+    count: int,
+    batch_sampler: object,
+    drop_last: bool,
+    batch_size: int,
+    num_workers: int,
+    prefetch_factor: int,
 ) -> None:
     """DataError for values that do not fit."""
     if batch_sampler is not None:
@@ -125,10 +131,15 @@ def _check(
             f"DataLoader: batch_sampler: expected None, got {type(batch_sampler).__name__}; give "
             "batch_size and sampler"
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise DataError(f"DataLoader: batch_size: expected at least 1, got {batch_size}")
-    if num_workers < 0:
-        raise DataError(f"DataLoader: num_workers: expected at least 0, got {num_workers}")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+        ("prefetch_factor", prefetch_factor, 0),
+    ):
+        if not is_whole(value) or value < least:
+            raise DataError(
+                f"DataLoader: {name}: expected a whole number of at least {least}, got {value!r}"
+            )
     if count < (batch_size if drop_last else 1):
-        least = f"{batch_size} samples with drop_last" if drop_last else "one sample"
-        raise DataError(f"DataLoader: expected at least {least}, got {count}")
+        few = f"{batch_size} samples with drop_last" if drop_last else "one sample"
+        raise DataError(f"DataLoader: expected at least {few}, got {count}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..autograd import Generator, Tensor, initial_seed
 from .sampler import SAMPLING, philox
-from .source import DataError, Ids
+from .source import DataError, Ids, is_whole, whole_numbers
 
 
 class Draws:
@@ -57,14 +57,16 @@ class WeightedRandomSampler(Draws):
         self.weights = np.asarray(given, np.float64)
         self.num_samples, self.replacement = num_samples, replacement
         drawn = np.flatnonzero(self.weights)
-        fits = self.weights.ndim == 1 and np.isfinite(self.weights).all() and len(drawn)
+        with np.errstate(over="ignore"):
+            fits = self.weights.ndim == 1 and np.isfinite(self.weights.sum()) and len(drawn)
         if not fits or self.weights.min() < 0:
             raise DataError(
-                "WeightedRandomSampler: expected finite weights (n,) of at least 0, and one above, "
-                f"got shape {self.weights.shape} from {_bounds(self.weights)}"
+                "WeightedRandomSampler: expected weights (n,) of at least 0 with a finite sum, and "
+                f"one above 0, got shape {self.weights.shape} from {_bounds(self.weights)}"
             )
         most = "" if replacement else f" to {len(drawn)} without replacement"
-        if num_samples < 1 or not (replacement or num_samples <= len(drawn)):
+        fits = is_whole(num_samples) and num_samples > 0
+        if not fits or not (replacement or num_samples <= len(drawn)):
             raise DataError(
                 f"WeightedRandomSampler: expected num_samples from 1{most}, got {num_samples}"
             )
@@ -86,7 +88,8 @@ class WeightedRandomSampler(Draws):
         uniform = (self.words(seed, epoch, size) >> np.uint64(11)) * 2.0**-53
         if not self.replacement:
             with np.errstate(divide="ignore", invalid="ignore"):
-                keys = np.where(self.weights > 0, -np.log1p(-uniform) / self.weights, np.inf)
+                keys = np.log(-np.log1p(-uniform)) - np.log(self.weights)
+                keys[self.weights == 0] = np.inf
             order: Ids = np.argsort(keys, kind="stable")[: self.num_samples]
             return order
         sums = np.cumsum(self.weights)
@@ -103,7 +106,7 @@ class SubsetRandomSampler(Draws):
 
     def __init__(self, indices: Sequence[int] | Ids, generator: Generator | None = None) -> None:
         super().__init__(generator)
-        self.indices = np.asarray(indices, np.int64)
+        self.indices = whole_numbers("SubsetRandomSampler", indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -136,7 +139,7 @@ class Listed(Draws):
 
     def order(self, seed: int, epoch: int) -> Ids:
         """Return the numbers. DataError where they are not as many as its length says."""
-        order = np.asarray([*self.sampler], np.int64)
+        order = whole_numbers(f"sampler {self}", [*self.sampler])
         if len(order) != len(self):
             raise DataError(
                 f"sampler: expected {len(self)} numbers, its length, of {self}, got {len(order)}"
@@ -145,5 +148,9 @@ class Listed(Draws):
 
 
 def as_draws(sampler: Iterable[int] | None) -> Draws | None:
-    """Return a sampler as one whose order can be asked for."""
-    return sampler if sampler is None or isinstance(sampler, Draws) else Listed(sampler)
+    """Return a sampler as one whose order can be asked for. DataError for one without length."""
+    if sampler is None or isinstance(sampler, Draws):
+        return sampler
+    if not hasattr(sampler, "__len__"):
+        raise DataError(f"sampler: expected one with __len__, got {type(sampler).__name__}")
+    return Listed(sampler)

@@ -104,9 +104,10 @@ def _sizes(count: int, lengths: Sequence[float]) -> list[int]:
     return [int(n) for n in lengths]
 
 
-def check_samples(what: str, dataset: Any) -> Any:
-    """Return a data set. TypeError for what has no samples."""
-    if not (hasattr(dataset, "__len__") and (hasattr(dataset, "__getitem__") or _images(dataset))):
+def check_samples(what: str, dataset: Any, images: bool = False) -> Any:
+    """Return a data set, or a `Source` of `images`. TypeError for what has no samples."""
+    indexed = hasattr(dataset, "__getitem__") or (images and _images(dataset))
+    if not (hasattr(dataset, "__len__") and indexed):
         raise TypeError(
             f"{what}: expected a data set with __len__ and __getitem__, got "
             f"{type(dataset).__name__}"
@@ -120,15 +121,28 @@ def _images(dataset: Any) -> bool:
 
 def read_batch(dataset: Any, ids: Ids, collate_fn: Callable[[list[Any]], Any] | None) -> Any:
     """Return the samples `ids` (n,) as a batch. Of a `Source` they are normalised images and
-    labels. DataError, which names the sample, for one that fails or does not fit the others."""
+    labels. DataError, which names the sample, for one that there is not, that fails, or that does
+    not fit the others."""
     if type(dataset) is Subset:
-        return read_batch(dataset.source, dataset.indices[ids], collate_fn)
+        return read_batch(dataset.source, dataset.indices[_present(dataset, ids)], collate_fn)
     if not hasattr(dataset, "__getitem__"):
-        return _of_images(dataset, ids, collate_fn)
+        return _of_images(dataset, _present(dataset, ids), collate_fn)
     if collate_fn is None and type(dataset) is TensorDataset and not dataset.requires_grad:
-        return [from_numpy(x.numpy()[ids]) for x in dataset.tensors]
+        return [from_numpy(x.numpy()[_present(dataset, ids)]) for x in dataset.tensors]
     samples = [_sample(dataset, i) for i in ids.tolist()]
     return collate_fn(samples) if collate_fn else collate(samples, ids.tolist())
+
+
+def _present(dataset: Sized, ids: Ids) -> Ids:
+    """Return numbers of samples; DataError for one that a data set lacks."""
+    count = len(dataset)
+    wrong = ids[(ids < -count) | (ids >= count)]
+    if len(wrong):
+        raise DataError(
+            f"DataLoader: expected indices of the {count} samples of {type(dataset).__name__}, got "
+            f"{wrong[0]}"
+        )
+    return ids
 
 
 def _of_images(source: Source, ids: Ids, collate_fn: Callable[[list[Any]], Any] | None) -> Any:

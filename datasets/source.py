@@ -137,12 +137,7 @@ class Subset:
     split: str = ""
 
     def __post_init__(self) -> None:
-        indices = np.asarray(self.indices)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise DataError(
-                f"{self.name}: expected indices (n,) of samples, whole numbers, got "
-                f"{indices.dtype} of shape {indices.shape}"
-            )
+        indices = whole_numbers(self.name, self.indices)
         count = len(self.source)
         wrong = indices[(indices < 0) | (indices >= count)]
         if len(wrong):
@@ -199,6 +194,25 @@ class Subset:
     def read(self, indices: Ids) -> Pixels:
         """Return the images of samples (n,) in a new array (n, H, W, C)."""
         return self.source.read(self.indices[indices])
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether something is a whole number; a truth value is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def whole_numbers(what: str, values: Any) -> Ids:
+    """Return numbers of samples as an array, int64 (n,). DataError for other values."""
+    try:
+        indices = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        indices = np.asarray(values, object)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise DataError(
+            f"{what}: expected indices (n,) of samples, whole numbers, got {indices.dtype} of "
+            f"shape {indices.shape}"
+        )
+    return indices.astype(np.int64, copy=False)
 
 
 def readers(source: Source) -> int:

@@ -122,13 +122,15 @@ def test_a_sample_that_fails_is_named(workers: int) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-    ({"batch_size": None}, "batch_size: expected at least 1, got None"),
+    ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+    ({"batch_size": None}, "batch_size: expected a whole number of at least 1, got None"),
     ({"batch_sampler": [[0]]}, "batch_sampler: expected None, got list; give batch_size and sam"),
     ({"shuffle": True, "sampler": [1]}, "expected shuffle=True or a sampler, got both"),
     ({"batch_size": 9, "drop_last": True}, "expected at least 9 samples with drop_last, got 4"),
     ({"dataset": []}, "expected at least one sample, got 0"),
-    ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
+    ({"num_workers": -1}, "num_workers: expected a whole number of at least 0, got -1"),
+    ({"num_workers": 1, "prefetch_factor": -1}, "prefetch_factor: expected a whole number of at"),
+    ({"sampler": iter(range(3))}, "sampler: expected one with __len__, got range_iterator"),
     ({"sampler": Subset(range(4), [0, 1, 2])}, None),
 ])  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(arguments: Any, message: str | None) -> None:
@@ -144,6 +146,8 @@ def test_arguments_that_do_not_fit_are_refused(arguments: Any, message: str | No
 def test_other_objects_than_data_sets_are_refused() -> None:
     with pytest.raises(TypeError, match="__len__ and __getitem__, got generator"):
         DataLoader(i for i in range(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"ConcatDataset: .* __getitem__, got ImageDataset"):
+        ConcatDataset([loaded()])
     with pytest.raises(DataError, match="an object with name, got Numbers; DataLoader takes any"):
         Loader(Numbers(3), 1)  # type: ignore[arg-type]
 
@@ -182,9 +186,46 @@ def test_rows_of_tensors_and_collate_fn() -> None:
             TensorDataset(*wrong)
 
 
-def test_images_that_were_loaded_are_normalised() -> None:
+def loaded() -> ImageDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 3, 3), np.uint8)
-    images = ImageDataset("x", "train", pixels, np.arange(5), tuple("abcde"), (0.5,), (0.25,))
+    return ImageDataset("x", "train", pixels, np.arange(5), tuple("abcde"), (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TensorDataset(range(5), range(5)),
+        loaded(),
+        Subset(loaded(), range(5)),
+        [*zip("abcde", range(5), strict=True)],
+    ],
+)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        [0.5, 2.0],
+        [True, False],
+        [[1, 2], [3, 4]],
+        [[1, 2], [3]],
+        [4, 5],
+        ["1"],
+    ],
+)
+def test_numbers_of_samples_that_do_not_fit_are_refused(data: Any, sampler: list[Any]) -> None:
+    assert labels(DataLoader(data, 2, sampler=[4, -5, 0])) == [[4, 0], [0]]
+    with pytest.raises(DataError) as raised:
+        [*DataLoader(data, 2, sampler=sampler)]
+    message = str(raised.value)
+    assert "expected indices" in message or "list[5]: IndexError" in message
+    if sampler != [4, 5]:
+        for make in (SubsetRandomSampler, lambda indices: Subset(range(5), indices)):
+            with pytest.raises(DataError, match=r"expected indices .n,. of samples, whole number"):
+                make(sampler)
+
+
+def test_images_that_were_loaded_are_normalised() -> None:
+    images = loaded()
+    pixels = images.images
     part, rest = random_split(images, [0.6, 0.4])
     assert (len(part), len(rest)) == (3, 2)
     x, y = next(iter(DataLoader(part, 3)))
@@ -233,11 +274,17 @@ def test_samples_are_drawn_in_proportion_to_their_weights() -> None:
     assert {*map(tuple, map(sorted, first))} == {(0, 2)}
     share = sum(order[0] == 2 for order in first) / 2000
     assert abs(share - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 2000)
-    for wrong in ([1.0, -1.0], [0.0], [np.nan], [], [[1.0]]):
-        with pytest.raises(DataError, match="expected finite weights"):
+    tiny = WeightedRandomSampler([0.0, 1e-320, 1.0], 2, replacement=False)
+    assert sorted(tiny.order(0, 0)) == [1, 2]
+    for wrong in ([1.0, -1.0], [0.0], [np.nan], [], [[1.0]], [1e308, 1e308]):
+        with pytest.raises(
+            DataError, match=r"expected weights .n,. of at least 0 with a finite su"
+        ):
             WeightedRandomSampler(wrong, 1)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="num_samples from 1 to 1 without replacement, got 2"):
         WeightedRandomSampler([1.0, 0.0], 2, replacement=False)
+    with pytest.raises(DataError, match=r"num_samples from 1, got 2\.5"):
+        WeightedRandomSampler([1.0, 0.0], 2.5)  # type: ignore[arg-type]
 
 
 def test_samplers_choose_the_samples() -> None:
