@@ -169,6 +169,13 @@ def reads(tensor: Tensor) -> None:
         observer.reads(tensor)
 
 
+def gives(tensor: Tensor) -> None:
+    """Tell the observer, if any, of a new tensor on the memory of one that is read."""
+    observer = current().observer
+    if observer is not None:
+        observer.gives(tensor)
+
+
 class using:
     """Change fields of the context within a `with` block: `with using(phase="evaluate"): ...`.
 

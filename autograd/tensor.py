@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from .ops.elementwise import copy as clone
 from .ops.shape import converted, full
 from .primitive import Value
 from .tape import Record, Source, Sweep
+
+# What `data` returned of each array.
+_given: WeakKeyDictionary[Array, WeakSet[Tensor]] = WeakKeyDictionary()
 
 
 class Tensor(InPlace, Selecting, Creating, Methods, Reading):
@@ -109,9 +113,12 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     @property
     def data(self) -> Tensor:
         """The same memory without history, as by `detach`. Setting it writes other numbers to the
-        memory, also while gradients are recorded: TypeError or ValueError for a tensor that does
-        not fit."""
-        return self.detach()
+        memory, also while gradients are recorded, and what `data` was before keeps the old ones:
+        TypeError or ValueError for a tensor that does not fit."""
+        given = self.detach()
+        _given.setdefault(self.array, WeakSet()).add(given)
+        context.gives(given)
+        return given
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -122,8 +129,12 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
                 f"data: expected shape {self.shape} of {self.dtype}, "
                 f"got {value.shape} of {value.dtype}"
             )
-        if value.array is not self.array:
-            self.detach().copy_(value.detach())
+        if value.array is self.array:
+            return
+        for given in _given.pop(self.array, ()):
+            if given.array is self.array:
+                given.rebind(given.clone().array)
+        self.detach().copy_(value.detach())
 
     @property
     def is_leaf(self) -> bool:

@@ -33,6 +33,7 @@ class DependencyRecorder(Observer):
         self.python = PythonState(function)
         self.tensors: dict[int, Tensor] = {}
         self.modules: dict[int, Module] = {}
+        self._given = weakref.WeakValueDictionary[int, Tensor]()
         self._inputs = {id(a) for a in inputs}
         self._computed: dict[int, weakref.ref[Array]] = {}
 
@@ -48,8 +49,14 @@ class DependencyRecorder(Observer):
 
     def reads(self, tensor: Tensor) -> None:
         """Record a tensor from elsewhere."""
+        if self._given.get(id(tensor)) is tensor:
+            return
         if id(tensor.array) not in self._inputs and not self.computed(tensor.array):
             self.tensors[id(tensor)] = tensor
+
+    def gives(self, tensor: Tensor) -> None:
+        """Tell a tensor on the memory of a recorded one from those from elsewhere."""
+        self._given[id(tensor)] = tensor
 
     def called(self, module: Module) -> None:
         """Record a module."""

@@ -80,6 +80,9 @@ class Observer:
     def reads(self, tensor: Tensor) -> None:
         """Observe that a tensor is read, by a call or otherwise."""
 
+    def gives(self, tensor: Tensor) -> None:
+        """Observe that a tensor is made on the memory of one that is read."""
+
     def called(self, module: Module) -> None:
         """Observe that a module is called."""
 

@@ -252,6 +252,49 @@ def test_data_are_the_memory_without_history() -> None:
         loss.backward()
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("flat", [False, True])
+def test_data_that_were_set_aside_are_put_back(flat: bool) -> None:
+    """As scripts do that evaluate with averages of the weights."""
+    layer = nn.Linear(2, 2)
+    if flat:
+        nn.flatten([*layer.parameters()])
+    before = layer.state_dict()
+    aside = {name: p.data for name, p in layer.named_parameters()}
+    aside["bias"].mul_(2)
+    assert layer.bias.tolist() == (before["bias"] * 2).tolist()
+    for p in layer.parameters():
+        p.data = ag.zeros(*p.shape)
+    aside["bias"].mul_(0.5)  # which the layer has no longer
+    assert not any(p.numpy().any() for p in layer.parameters())
+    for name, p in layer.named_parameters():
+        p.data = aside[name]
+    np.testing.assert_equal(layer.state_dict(), before)
+
+
+def test_data_are_put_back_in_captured_steps(backend: str) -> None:
+    layer, x, runs = nn.Linear(2, 2), ag.ones(3, 2), []
+    averages = ag.rand(2, 2)
+
+    def step(x: ag.Tensor) -> ag.Tensor:
+        runs.append(1)
+        aside = layer.weight.data
+        layer.weight.data = averages
+        y = layer(x)
+        layer.weight.data = aside
+        return y + layer(x)
+
+    replayed = ag.trace(step)
+    with ag.no_grad():
+        for weight in (ag.ones(2, 2), ag.rand(2, 2)) * 3:
+            layer.weight.data = weight
+            expected = step(x).tolist()
+            assert layer.weight.tolist() == weight.tolist()
+            assert replayed(x).tolist() == expected
+            assert layer.weight.tolist() == weight.tolist()
+    assert len(runs) < 10
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_data_are_written_in_captured_steps_and_between_them(backend: str, training: bool) -> None:
     """A step that writes to its weights, which others write to as well. NumPy captures no
