@@ -204,8 +204,8 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the sum over labels and over classes that are none of max(1 - x[label] + x[class], 0),
-    over C.
+    """Return the sum of max(1 - x[label] + x[class], 0) / C over all labels and, for each, all
+    classes that are no labels.
 
     Scores are (N, C) or (C,); `target` has their shape: labels up to the first -1. ValueError for
     shapes that differ and targets that are no integers, IndexError for labels out of range."""

@@ -138,8 +138,8 @@ class RNN(_Recurrent):
     def forward(self, x: Steps, hx: Tensor | None = None) -> tuple[Steps, Tensor]:
         """Return outputs (T, N, directions H) and final states (layers directions, N, H).
 
-        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
-        another one; hx are the initial states, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives another one; hx
+        are the initial states, None for zeros."""
         run = rnn_tanh if self.nonlinearity == "tanh" else rnn_relu
         return run(x, hx, *self._options())
 
@@ -181,8 +181,8 @@ class LSTM(_Recurrent):
         """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H);
         of a projected h, H is P.
 
-        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
-        another one; hx are the initial h and c, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives another one; hx
+        are the initial h and c, None for zeros."""
         return lstm(x, hx, *self._options())
 
 
@@ -196,8 +196,8 @@ class GRU(_Recurrent):
     def forward(self, x: Steps, hx: Tensor | None = None) -> tuple[Steps, Tensor]:
         """Return outputs (T, N, directions H) and final states (layers directions, N, H).
 
-        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives
-        another one; hx are the initial states, None for zeros."""
+        x is (T, N, I), (N, T, I) if batch_first, or a PackedSequence, which gives another one; hx
+        are the initial states, None for zeros."""
         return gru(x, hx, *self._options())
 
 

@@ -71,12 +71,17 @@ def pack_padded_sequence(
     ValueError for lengths that do not fit, and with `enforce_sorted` for a longer sequence behind
     a shorter one."""
     context.not_replayable("packs sequences of lengths that numbers tell")
+    if input.ndim < 2:
+        raise ValueError(
+            f"pack_padded_sequence: expected an input of at least 2 axes, got shape {input.shape}"
+        )
     counts = np.asarray(lengths.numpy() if isinstance(lengths, Tensor) else lengths)
     x = input.transpose(0, 1) if batch_first else input
-    if counts.shape != x.shape[1:2] or not counts.size or counts.min() < 1 or counts.max() > len(x):
+    fits = counts.dtype.kind in "iu" and counts.shape == x.shape[1:2] and counts.size
+    if not fits or counts.min() < 1 or counts.max() > len(x):
         raise ValueError(
-            f"pack_padded_sequence: expected lengths of {x.shape[1]} sequences in [1, {len(x)}], "
-            f"got {counts.tolist()}"
+            f"pack_padded_sequence: expected integer lengths of {x.shape[1]} sequences in [1, "
+            f"{len(x)}], got {counts.tolist()}"
         )
     if enforce_sorted and (np.diff(counts) > 0).any():
         raise ValueError(

@@ -111,6 +111,8 @@ X = ag.ones(3, 2)
     (lambda: pack_padded_sequence(X, [4, 1]), r"lengths of 2 sequences in \[1, 3\], got \[4, 1\]"),
     (lambda: pack_padded_sequence(X, [3, 0]), r"in \[1, 3\], got \[3, 0\]"),
     (lambda: pack_padded_sequence(X, [3]), r"lengths of 2 sequences in \[1, 3\], got \[3\]"),
+    (lambda: pack_padded_sequence(X, [3.0, 1.5]), r"integer lengths .*, got \[3.0, 1.5\]"),
+    (lambda: pack_padded_sequence(X[0], [2]), r"input of at least 2 axes, got shape \(2,\)"),
     (lambda: pack_padded_sequence(X[:, :0], []), r"lengths of 0 sequences .*, got \[\]"),
     (lambda: pad_packed_sequence(pack_padded_sequence(X, [3, 1]), total_length=2),
      "expected total_length of at least 3, got 2"),
