@@ -15,7 +15,7 @@ from operator import add, and_, mul
 import numpy as np
 
 from ..array import array
-from ..dtypes import INT64
+from ..dtypes import INT64, is_floating
 from ..methods.mathematics import floor, round
 from ..ops.gather import gather
 from ..ops.linear import matmul
@@ -34,13 +34,16 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool = False)
     """Return the places (N, H, W, 2) of an image's pixels after affine maps theta (N, 2, 3), or
     (N, D, H, W, 3) of a volume's after theta (N, 3, 4).
 
-    `size` is (N, C, H, W) or (N, C, D, H, W). ValueError where shapes do not fit."""
+    `size` is (N, C, H, W) or (N, C, D, H, W). ValueError where shapes do not fit, TypeError for
+    integers."""
     axes = len(size) - 2
     if axes not in (2, 3) or theta.shape != (size[0], axes, axes + 1):
         raise ValueError(
             "affine_grid: expected theta (N, 2, 3) and size (N, C, H, W), or (N, 3, 4) and (N, C, "
             f"D, H, W), got {theta.shape} and {tuple(size)}"
         )
+    if not is_floating(theta.dtype):
+        raise TypeError(f"affine_grid: expected floating-point numbers, got {theta.dtype}")
     n, _, *extents = size
     centres = np.meshgrid(*[_centres(m, align_corners) for m in extents], indexing="ij")
     plane = np.stack([*reversed(centres), np.ones(extents)], -1).reshape(-1, axes + 1)

@@ -67,6 +67,11 @@ def test_rows_of_any_length_as_in_torch(mode: str, antialias: bool) -> None:
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=2e-5)
 
 
+def test_maps_of_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^affine_grid: expected floating.* got int64"):
+        ag.affine_grid(ag.ones(1, 2, 3).long(), (1, 1, 2, 2))
+
+
 def test_antialias_leaves_axes_that_keep_their_extent() -> None:
     x = ag.randn(1, 1, 5, 6)
     same = ag.interpolate(x, scale_factor=1.05, mode="bilinear", antialias=True)
