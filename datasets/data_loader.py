@@ -92,8 +92,9 @@ class DataLoader(IndexLoader):
         self.collate_fn, self.num_workers = collate_fn, num_workers
         self.prefetch = num_workers * ahead
 
-    def __iter__(self) -> Iterator[Any]:
-        parts = chain.from_iterable(self.micro_batches(next(self._epochs)))
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Return the batches of an epoch from a step on."""
+        parts = chain.from_iterable(self.micro_batches(epoch, start))
         return (part.values for part in parts)
 
     def micro_batches(self, epoch: int, start: int = 0) -> Iterator[list[Samples]]:

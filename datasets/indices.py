@@ -40,6 +40,9 @@ class IndexLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return the batches of an epoch from a step on; numbers stand for images and labels."""
+        return self._batches(epoch, start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         if not 0 <= start <= len(self):
             raise DataError(f"start: expected a step in 0 to {len(self)}, got {start}")
         order = self.sampler.order(epoch)
@@ -49,4 +52,4 @@ class IndexLoader:
 
     def micro_batches(self, epoch: int, start: int = 0) -> Iterator[list[Any]]:
         """Return the micro-batches of each step of an epoch from a step on."""
-        return (batch.parts() for batch in self.epoch(epoch, start))
+        return (batch.parts() for batch in self._batches(epoch, start))

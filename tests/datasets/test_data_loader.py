@@ -59,6 +59,7 @@ def test_batches_are_tensors_and_each_epoch_has_an_order_of_its_own() -> None:
     assert isinstance(x, Tensor) and (x.shape, x.dtype) == ((4, 2, 2), np.float32)
     assert y.dtype == np.int64 and y.tolist() == [0, 1, 2, 3] and x[3].tolist() == [[3, 3], [3, 3]]
     first, second = labels(loader), labels(loader)
+    assert [y.tolist() for _, y in loader.epoch(1, start=1)] == second[1:]
     assert [*map(len, first)] == [4, 4, 2] and first != second
     assert sorted(chain(*first)) == sorted(chain(*second)) == [*range(10)]
     assert labels(DataLoader(data, 4, shuffle=True)) == first
