@@ -93,9 +93,9 @@ class Loader:
     """This rank's share of batches of global size `batch_size`, split into micro-batches.
 
     Each sample occurs exactly once per epoch, on any number of ranks (see `Sampler`); `drop_last`
-    omits a smaller last batch. The order
-    depends on seed and epoch only; without `shuffle` it is that of the data set. The augmentations
-    in `augment` are applied to normalised images in sequence, keyed by seed, epoch and sample.
+    omits a smaller last batch. The order depends on seed and epoch only; without `shuffle` it is
+    that of the data set. The augmentations in `augment` are applied to normalised images in
+    sequence, keyed by seed, epoch and sample.
 
     Each iteration over the loader returns the batches of the next epoch, starting with epoch 0;
     `epoch(n)` returns those of any epoch. A thread prepares up to `prefetch` batches in advance and

@@ -221,7 +221,7 @@ def readers(source: Source) -> int:
 
 
 def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> ImageDataset:
-    """Build a ImageDataset from images (N, C, H, W), labels (N,) and the facts of the set."""
+    """Build an ImageDataset from images (N, C, H, W), labels (N,) and the facts of the set."""
     return ImageDataset(name, split, images, labels, facts.classes, facts.mean, facts.std)
 
 
