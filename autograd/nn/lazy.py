@@ -149,10 +149,16 @@ class LazyBatchNorm3d(_Lazy, BatchNorm3d):
 class LazyInstanceNorm1d(_Lazy, InstanceNorm1d):
     """`InstanceNorm1d` of as many channels as its first data have."""
 
+    axis = -2
+
 
 class LazyInstanceNorm2d(_Lazy, InstanceNorm2d):
     """`InstanceNorm2d` of as many channels as its first data have."""
 
+    axis = -3
+
 
 class LazyInstanceNorm3d(_Lazy, InstanceNorm3d):
     """`InstanceNorm3d` of as many channels as its first data have."""
+
+    axis = -4

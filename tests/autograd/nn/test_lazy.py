@@ -22,7 +22,7 @@ ROWS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("BatchNorm2d", (), {}, (4, 3, 2, 2)),
     ("BatchNorm3d", (), {}, (2, 3, 2, 2, 2)),
     ("InstanceNorm1d", (), {"affine": True}, (2, 3, 4)),
-    ("InstanceNorm2d", (), {}, (2, 3, 4, 3)),
+    ("InstanceNorm2d", (), {}, (3, 4, 2)),
     ("InstanceNorm3d", (), {}, (2, 3, 2, 2, 2)),
 ]  # fmt: skip
 
