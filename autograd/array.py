@@ -182,7 +182,7 @@ class Array:
             twin = copy.deepcopy(self.base, memo).view(self.offset, self.shape)
         else:
             value = np.array(self.value, order="K") if self.has_numbers else None
-            twin = Array(self.spec, value)
+            twin = Array(self.spec, value).own()
         memo[id(self)] = twin
         return twin
 

@@ -181,15 +181,18 @@ def layers() -> nn.Module:
     return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_weights_are_read_where_they_lie(flat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["made", "flat", "copied", "flat and copied"])
+def test_weights_are_read_where_they_lie(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that wait take no copies of them, not even after they were saved and loaded."""
     copied: list[tuple[int, ...]] = []
     real = primitive._copied
     monkeypatch.setattr(primitive, "_copied", lambda a: copied.append(a.shape) or real(a))
     net, x = layers(), numbers(*SHAPE)
-    if flat:
+    if "flat" in how:
         nn.flatten([*net.parameters()])
+    if "copied" in how:
+        net[0].weight.numpy()
+        net = copy.deepcopy(net)
     for _ in range(2):
         with context.using(backend="llvm"):
             net(x * 1.0).sum().backward()
