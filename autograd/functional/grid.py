@@ -21,7 +21,7 @@ from ..ops.gather import gather
 from ..ops.linear import matmul
 from ..ops.reduce import broadcast_to
 from ..ops.shape import permute, reshape
-from ..ops.stretch import SHARP
+from ..ops.stretch import SHARP, far_weight, near_weight
 from ..tensor import Tensor
 from .arrange import where
 
@@ -108,20 +108,18 @@ def _taps(
         before = floor(x)
         rest = x - before
         pixels = [_bordered(before + i, size, border, align_corners) for i in (-1, 0, 1, 2)]
-        distances = (1.0 + rest, True), (rest, False), (1.0 - rest, False), (2.0 - rest, True)
-        return [(pixel, partial(_keys, *d)) for pixel, d in zip(pixels, distances, strict=True)]
+        weights = [
+            partial(far_weight, 1.0 + rest, SHARP),
+            partial(near_weight, rest, SHARP),
+            partial(near_weight, 1.0 - rest, SHARP),
+            partial(far_weight, 2.0 - rest, SHARP),
+        ]
+        return [*zip(pixels, weights, strict=True)]
     x = _bordered(x, size, border, align_corners)
     if mode == "nearest":
         return [(round(x), lambda: x)]
     before = floor(x)
     return [(before, lambda: 1.0 - (x - before)), (before + 1, lambda: x - before)]
-
-
-def _keys(x: Tensor, far: bool) -> Tensor:
-    """Return weights of cubic convolution at distances from 0 to 1 or, if `far`, from 1 to 2."""
-    if far:
-        return ((x - 5.0) * x + 8.0) * (x * SHARP) - 4.0 * SHARP
-    return ((SHARP + 2.0) * x - (SHARP + 3.0)) * x * x + 1.0
 
 
 def _bordered(x: Tensor, size: int, border: str, align_corners: bool) -> Tensor:

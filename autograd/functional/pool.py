@@ -5,7 +5,7 @@ is the kernel size unless given. Signals (N, C, L) or (C, L) are pooled as image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Literal, overload
@@ -16,7 +16,7 @@ from ..ops.conv import Padding, Pair
 from ..recent import CALLS
 from ..tensor import Tensor
 from .arrange import where
-from .conv import Sizes, images, pair, restore
+from .conv import Sizes, images, pair, restore, sizes
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -237,7 +237,7 @@ def lp_pool2d(
 ) -> Tensor:
     """Return the p-norm of each window, (sum of x^p)^(1/p) with p = `norm_type`, as in torch
     without absolute values, with gradient 0 at 0; options as for `max_pool2d`."""
-    return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
+    return lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode, avg_pool2d)
 
 
 def lp_pool1d(
@@ -248,22 +248,18 @@ def lp_pool1d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Return `lp_pool2d` of signals (N, C, L) or (C, L)."""
-    return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
+    return lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode, avg_pool1d)
 
 
-def _lp_pool(
+def lp_pool(
     name: str, axes: int, input: Tensor, p: float, kernel_size: Sizes, stride: Sizes | None,
-    ceil_mode: bool,
+    ceil_mode: bool, averaged: Callable[..., Tensor],
 ) -> Tensor:  # fmt: skip
+    """Return the p-norm of each window, from means by `averaged`, a pooling of so many axes."""
     if not p:
         raise ValueError(f"{name}: expected a norm_type other than 0, got {p}")
-    taps = prod(pair(f"{name}: kernel_size", kernel_size, axes, 1))
-    means = avg_pool(name, axes, input**p, kernel_size, stride, 0, ceil_mode, True)
-    return rooted(means, taps, p)
-
-
-def rooted(means: Tensor, taps: int, p: float) -> Tensor:
-    """Return (means taps)^(1/p), with gradient 0 at 0."""
+    taps = prod(sizes(f"{name}: kernel_size", kernel_size, axes, 1))
+    means = averaged(input**p, kernel_size, stride, 0, ceil_mode)
     empty = means == 0
     return where(empty, 0.0, (where(empty, 1.0, means) * taps) ** (1 / p))
 
@@ -273,12 +269,12 @@ def output_of(
 ) -> tuple[int, ...]:
     """Return the output's extents, with the input's own for each None."""
     axes = len(size)
-    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * axes
-    if len(sizes) != axes or min(n for n in (*sizes, 0) if n is not None) < 0:
+    given = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * axes
+    if len(given) != axes or min(n for n in (*given, 0) if n is not None) < 0:
         raise ValueError(
             f"{name}: expected output_size of one number or {axes}, at least 0, got {output_size}"
         )
-    return tuple(n if m is None else int(m) for n, m in zip(size, sizes, strict=True))
+    return tuple(n if m is None else int(m) for n, m in zip(size, given, strict=True))
 
 
 def _adapted(

@@ -21,7 +21,7 @@ from ..ops.shape import converted, getslice, pad, permute, reshape
 from ..ops.sliding import sliding, sliding_sum, windows_along
 from ..tensor import Tensor
 from .conv import Sizes, biases, borders, output_padding_of, sizes, transposed_extents
-from .pool import adaptive_avg_pool2d, adaptive_max, avg_pool, max_pool, output_of, rooted
+from .pool import adaptive_avg_pool2d, adaptive_max, avg_pool, lp_pool, max_pool, output_of
 
 __all__ = [
     "adaptive_avg_pool3d",
@@ -243,11 +243,7 @@ def lp_pool3d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Return `lp_pool2d` of volumes (N, C, D, H, W) or (C, D, H, W)."""
-    if not norm_type:
-        raise ValueError(f"lp_pool3d: expected a norm_type other than 0, got {norm_type}")
-    taps = prod(sizes("lp_pool3d: kernel_size", kernel_size, 3, 1))
-    means = avg_pool3d(input**norm_type, kernel_size, stride, 0, ceil_mode)
-    return rooted(means, taps, norm_type)
+    return lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode, avg_pool3d)
 
 
 def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:

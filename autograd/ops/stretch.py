@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ TAPS = {"nearest": 1, "nearest-exact": 1, "linear": 2, "linear corners": 2, "cub
         "cubic corners": 4}  # fmt: skip
 SHARP = -0.75  # the free coefficient of cubic convolution (Keys 1981), torch's
 SMOOTH = -0.5  # and that of "smooth" kinds
+X = TypeVar("X", bound=Any)
 REACH = {"linear": 1, "cubic": 2}  # how far from a result its elements are
 
 
@@ -76,9 +77,17 @@ def _smooth(size: int, centres: NDArray, scale: float, name: str) -> Places:
 
 def _cubic(distance: NDArray, sharp: float) -> NDArray:
     """Return the weights of elements at a distance of up to 2 (Keys 1981)."""
-    near = ((sharp + 2) * distance - (sharp + 3)) * distance**2 + 1
-    far = sharp * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, far)
+    return np.where(distance <= 1, near_weight(distance, sharp), far_weight(distance, sharp))
+
+
+def near_weight(distance: X, sharp: float) -> X:
+    """Return the weights of cubic convolution at distances from 0 to 1, arrays or tensors."""
+    return ((sharp + 2) * distance - (sharp + 3)) * distance**2 + 1
+
+
+def far_weight(distance: X, sharp: float) -> X:
+    """Return its weights at distances from 1 to 2."""
+    return sharp * (((distance - 5) * distance + 8) * distance - 4)
 
 
 def _stretched(x: Spec, *, axis: int, size: int, **attrs: Any) -> Spec:

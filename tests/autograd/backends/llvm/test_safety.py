@@ -86,9 +86,9 @@ def fresh_pages() -> Iterator[None]:
 def test_a_steady_step_takes_no_page_and_moves_no_image(
     name: str, shape: tuple[int, int, int], batch: int, moved: int
 ) -> None:
-    """Python's own objects may take a page now and then, and the system takes pages away and gives
-    them back (half a page a step was seen); but the smallest array that kernels keep memory for has
-    16. LeNet's gradient moves once, where flattened images come back to their shape."""
+    """Of 40 steps together: Python's own objects may take a page now and then, and the system takes
+    pages away and gives them back; but the smallest array that kernels keep memory for has 16.
+    LeNet's gradient moves once, where flattened images come back to their shape."""
     resource = pytest.importorskip("resource", reason="page faults are not counted here")
     net = models.create(name, input_shape=shape, classes=10)
     flat = nn.flatten([*net.parameters()])
@@ -108,6 +108,8 @@ def test_a_steady_step_takes_no_page_and_moves_no_image(
 
     with context.using(backend="llvm"):
         steps(10)
-        tries = [steps(40) for _ in range(3)]
+        tries = [steps(40)]
+        while min(tries)[0] >= 16 and len(tries) < 8:  # the system takes fewer pages with time
+            tries.append(steps(40))
     assert {moves for _, moves in tries} == {40 * moved}
-    assert min(faults for faults, _ in tries) < 40, "a page a step"
+    assert min(faults for faults, _ in tries) < 16
