@@ -84,7 +84,7 @@ class ImageDataset:
 
     `images` are uint8 or float32 (N, C, H, W) in channels-last memory: their transposition to
     (N, H, W, C) is contiguous. `labels` are int64 (N,). `mean` and `std` are as in `Source`. Raises
-    DataError unless there is one label per image.
+    DataError unless there is one label per image, and one mean and one std per channel.
     """
 
     name: str
@@ -101,6 +101,13 @@ class ImageDataset:
             raise DataError(
                 f"{self.name}/{self.split}: expected images ({len(self.labels)}, C, H, W), one "
                 f"per label, got {self.images.shape}"
+            )
+        channels = self.images.shape[1]
+        if not len(self.mean) == len(self.std) == channels:
+            raise DataError(
+                f"{self.name}/{self.split}: expected a mean and a std for each of {channels} "
+                f"channels of images (N, C, H, W), got {len(self.mean)} and {len(self.std)} for "
+                f"{self.images.shape}"
             )
         object.__setattr__(self, "images", channels_last(self.images))
 

@@ -196,6 +196,19 @@ def test_bad_start_and_arrays() -> None:
         ImageDataset(
             "x", "train", np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), (), (), ()
         )
+    with pytest.raises(
+        DataError,
+        match=r"x/train: expected a mean and a std for each of 3 channels .*, got 3 and 1",
+    ):
+        ImageDataset(
+            "x",
+            "train",
+            np.zeros((2, 3, 1, 1), np.uint8),
+            np.zeros(2, np.int64),
+            (),
+            (0.0,) * 3,
+            (1.0,),
+        )
 
 
 Workers = Callable[[], list[str]]
