@@ -57,8 +57,6 @@ TILES_FAST: tuple[Variation, ...] = (
     (("rows", 4.0),),
 )
 TILES_MORE: tuple[Variation, ...] = (
-    (("images", 0.5),),
-    (("images", 1.5),),
     (("seen", 0.25),),
     (("sums", 2 / 3),),
     (("rows", 0.25),),

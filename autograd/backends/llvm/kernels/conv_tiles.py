@@ -2,8 +2,10 @@
 
 A tile is one pixel of 16 images, in up to 32 channels, or 64 of integers. So a tap is another tile,
 whatever the width of the images; what it sees beyond the border is left out, and no border is
-copied. Two tiles of images and two halves of 32 results make four sums, or four tiles of images
-where there are at most 16 results: each product waits for the last one on its sums.
+copied. Two pixels side by side and two halves of 32 results make four sums, or four pixels where
+there are at most 16 results: each product waits for the last one on its sums. Neighbours see much
+of the same, which is read from the first-level cache; where there are too few, several tiles of
+images at one pixel take their place.
 
 What follows a block of sums (`TileTail`) is written between the products of the next one, which
 leave the other units of the processor idle.
@@ -30,7 +32,6 @@ from .tile_tail import TileTail
 BLOCK = 32  # results of a block
 HALF = BLOCK // 2  # results of a tile of sums
 PANEL = ROWS * BLOCK  # numbers of a tile of weights
-SPACE = TILES - 2  # tiles of images in a block of 16 results, beside one of weights and a factor
 Tall = tuple[int, ...]  # images in each of a block's tiles
 
 
@@ -68,13 +69,8 @@ def depth(channels: int, width: int = WIDTH) -> int:
 class TileBlocks(NamedTuple):
     """How a correlation goes through its results, which changes none of them."""
 
-    images: int  # tiles of 16 images in a block
     near: int  # bytes of weights that stay in a second-level cache: more are read once for all rows
     seen: int  # bytes of images that a call reads: they stay there while all weights see them
-
-    def tiles(self, results: int) -> int:
-        """Return the tiles of images in a block, of which the registers hold all sums."""
-        return min(self.images, SPACE if results <= HALF else 2)
 
 
 class TileCorrelation(NamedTuple):
@@ -136,7 +132,17 @@ class TileCorrelation(NamedTuple):
     @property
     def length(self) -> int:
         """Taps in a kernel's code, in all runs of columns."""
-        return sum(len(run.taps) for run in _runs(self))
+        return sum(len(seen) for run in _runs(self, self.across) for seen in run.seen)
+
+    @property
+    def most(self) -> int:
+        """Tiles of pixels and images in a block: the registers hold all sums."""
+        return 2 if self.results > HALF else 4
+
+    @property
+    def across(self) -> int:
+        """Pixels side by side in a block."""
+        return 1 << (min(self.most, self.output[1]).bit_length() - 1)
 
     @property
     def macs(self) -> int:
@@ -157,34 +163,42 @@ class TileCorrelation(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Pixels side by side that see the same taps."""
+    """Blocks of pixels side by side that see the same taps."""
 
-    first: int
+    first: int  # column
     times: int
-    taps: tuple[Tap, ...]
+    seen: tuple[tuple[Tap, ...], ...]  # by each of a block's pixels
 
 
-def _runs(c: TileCorrelation) -> list[_Run]:
+def _runs(c: TileCorrelation, across: int) -> list[_Run]:
+    """Cut a row into blocks of so many pixels, and a narrower one if pixels are left."""
+
     def seen(f: int) -> tuple[Tap, ...]:
         return tuple(t for t in c.taps if 0 <= f * c.stride[1] + t[1] < c.image[1])
 
-    groups = [(taps, [*group]) for taps, group in groupby(range(c.output[1]), key=seen)]
-    return [_Run(group[0], len(group), taps) for taps, group in groups]
+    runs = []
+    for start, many, wide in pieces(c.output[1], across):
+        first = range(start, start + many * wide, wide)
+        for taps, group in groupby(first, key=lambda f: tuple(map(seen, range(f, f + wide)))):
+            columns = [*group]
+            runs.append(_Run(columns[0], len(columns), taps))
+    return runs
 
 
 def correlate(
-    target: Target, c: TileCorrelation, tall: Tall, outer: bool, biased: bool = False,
+    target: Target, c: TileCorrelation, across: int, tall: Tall, outer: bool, biased: bool = False,
     epilogue: Epilogue = NOTHING, begins: bool = True,
 ) -> KernelBuilder:  # fmt: skip
     """Return the kernel of a correlation: x, w, y, the scale of integers' sums, the bias if there
     is one, the epilogue's arrays, the first row of results, number of rows, and of blocks of
-    images. `outer`: a block of results goes through all rows before the next. `begins`: the kernel
-    is the first to sum up a row of results, else it goes on."""
+    images. A block is `across` pixels wide, of images in tiles as `tall` says. `outer`: a block of
+    results goes through all rows before the next. `begins`: the kernel is the first to sum up a row
+    of results, else it goes on."""
     names = ("x", "w", "y", *("scale",) * c.is_integer, *("bias",) * biased, *epilogue.pointers)
     results = "float32" if c.is_integer else c.kind
     k = KernelBuilder(target, results, names, ("first", "rows", "count"))
     *_, start, rows, _ = k.arguments
-    writer = _Writer(k, c, tall, biased, epilogue, begins)
+    writer = _Writer(k, c, across, tall, biased, epilogue, begins)
     if outer:
         for o, size in cut(k, c.results, BLOCK):
             with k.loop(rows) as e:
@@ -201,56 +215,76 @@ class _Writer:
     """Writes a correlation, a row of results at a time."""
 
     def __init__(
-        self, k: KernelBuilder, c: TileCorrelation, tall: Tall, biased: bool, epilogue: Epilogue,
-        begins: bool,
+        self, k: KernelBuilder, c: TileCorrelation, across: int, tall: Tall, biased: bool,
+        epilogue: Epilogue, begins: bool,
     ) -> None:  # fmt: skip
-        self.k, self.c, self.tall, self.halves = k, c, tall, min(2, blocks(c.results, HALF))
+        self.k, self.c, self.across, self.tall = k, c, across, tall
+        self.halves, self.height = min(2, blocks(c.results, HALF)), sum(tall)
         self.narrow = octets(k) if c.is_integer else k  # of x and w
         self.depth = c.depth
         self.x, self.w, self.y, *_, self.count = k.arguments
-        sums = len(tall) * self.halves
-        spare = min(len(tall), TILES - sums - self.halves)
-        # The last tile, which may have fewer rows than the others, has a factor of its own.
-        self.factors = [m % (spare - 1) if spare > 1 else 0 for m in range(len(tall) - 1)]
-        self.factors.append(spare - 1)
+        every = tall * across
+        sums = len(every) * self.halves
+        spare = min(len(every), TILES - sums - self.halves)
         line = self.depth * c.width
-        factors = [(high, line) for high in (*tall[: spare - 1], tall[-1])]
+        if len({*tall}) == 1:
+            self.factors = [sums + m % spare for m in range(len(every))]
+            factors = [(tall[0], line)] * spare
+        else:
+            # The last tile of images has fewer rows than the others, and a factor of its own.
+            self.factors = [sums + m % (spare - 1) for m in range(len(tall) - 1)]
+            self.factors = [*self.factors, sums + spare - 1] * across
+            factors = [(high, line) for high in (*tall[: spare - 1], tall[-1])]
         panel = line // 4, BYTES
-        wide = [(high, BYTES) for high in tall for _ in range(self.halves)]
+        wide = [(high, BYTES) for high in every for _ in range(self.halves)]
         self.tiles = Tiles(k, [*wide, *factors, *[panel] * self.halves], c.kind)
         self.first_panel = sums + spare
-        self.sums = k.room(len(tall) * 2 * TILE)  # [image][half][result]
+        self.apart = c.step[1] * c.images * c.results  # numbers of y from a pixel to the next
+        self.sums = k.room(len(every) * 2 * TILE)  # [pixel][image][half][result]
         self.before = k.slot()  # where the last block lies in y
         arrays = dict(zip(k.pointers, k.arguments, strict=False))
         self.tail = TileTail(k, c.results, arrays, epilogue, begins)
 
     def row(self, o: Integer, e: Integer, size: int) -> None:
         """Write a block of `size` results along a row."""
-        k, height = self.k, sum(self.tall)
+        k, wide = self.k, 1
         several = k.builder.icmp_unsigned(">", self.count, k.integer(1))
         self.tail.begin(o, size)
-        for number, run in enumerate(_runs(self.c)):
+        for number, run in enumerate(_runs(self.c, self.across)):
+            before, wide = wide, len(run.seen)
             if number == 0:
-                self._block(o, e, run.first, 0, size, run.taps, follows=False)
+                self._block(o, e, run, 0, 0, size, 0)
                 self.tail.shift(e, self.sums, self.tall[0])
                 with k.where(several), k.loop(k.builder.sub(self.count, k.integer(1))) as n:
-                    self._block(o, e, run.first, k.sum(n, 1), size, run.taps)
-                run = run._replace(first=run.first + 1, times=run.times - 1)
+                    self._block(o, e, run, 0, k.sum(n, 1), size, wide)
+                run, before = run._replace(first=run.first + wide, times=run.times - 1), wide
+            elif before != wide:
+                self._block(o, e, run, 0, 0, size, before)
+                with k.where(several), k.loop(k.builder.sub(self.count, k.integer(1))) as n:
+                    self._block(o, e, run, 0, k.sum(n, 1), size, wide)
+                continue
             if run.times:
                 with k.loop(run.times) as i, k.loop(self.count) as n:
-                    self._block(o, e, k.sum(i, run.first), n, size, run.taps)
+                    self._block(o, e, run, i, n, size, wide)
         last = k.builder.load(self.before, typ=I64)
-        with k.loop(height) as image:
-            self.tail.image(self.sums, image, last)
+        for pixel in range(wide):
+            with k.loop(self.height) as image:
+                self._finish(pixel, image, last)
         self.tail.end(e)
 
+    def _finish(self, pixel: int, image: Integer, last: Integer) -> None:
+        """Finish and write an image of one of the pixels of a block at `last`."""
+        sums = self.k.computed().at(self.sums, pixel * len(self.tall) * ROWS * BLOCK)
+        self.tail.image(sums, image, self.k.sum(last, pixel * self.apart))
+
     def _block(
-        self, o: Integer, e: Integer, f: Integer, n: Integer, size: int, taps: tuple[Tap, ...],
-        follows: bool = True,
+        self, o: Integer, e: Integer, run: _Run, i: Integer, n: Integer, size: int, before: int,
     ) -> None:  # fmt: skip
-        """Sum up a block, and write the one before it, which it follows."""
-        k, c, height = self.k, self.c, sum(self.tall)
+        """Sum up block i of a run, and write the one before it, which is `before` pixels wide; 0
+        where there is none."""
+        k, c, height, wide = self.k, self.c, self.height, len(run.seen)
         halves = min(self.halves, blocks(size, HALF))
+        f = k.sum((i, wide), run.first)
         row = k.sum((e, c.step[0]), c.first[0])
         column = k.sum((f, c.step[1]), c.first[1])
         pixel = k.sum((row, c.whole[1]), column)
@@ -260,14 +294,16 @@ class _Writer:
         def between(first: Integer, images: int) -> list[Callable[[], None]]:
             """Return what is done between products: images are finished, and asked for."""
             todo: list[Callable[[], None]] = []
-            for i in range(images):
-                image = k.sum(first, i)
-                if follows:
-                    todo.append(partial(self.tail.image, self.sums, image, last))
-                todo.append(partial(self.tail.ask, self.y, image, here))
+            for p in range(max(wide, before)):
+                for image in (k.sum(first, j) for j in range(images)):
+                    if p < before:
+                        todo.append(partial(self._finish, p, image, last))
+                    if p < wide:
+                        place = k.sum(here, (p, self.apart))
+                        todo.append(partial(self.tail.ask, self.y, image, place))
             return todo
 
-        for m in range(len(self.tall)):
+        for m in range(wide * len(self.tall)):
             for half in range(halves):
                 self.tiles.zero(m * self.halves + half)
         many = c.channels // self.depth
@@ -275,23 +311,26 @@ class _Writer:
         parts = [(0, height // each, each), (height // each, many - height // each, 0)]
         for first, times, images in parts:
             if times:
-                with k.loop(times) as i:
-                    todo = between(k.times(i, images), images)
-                    self._products(o, e, f, n, k.sum(i, first), taps, halves, todo)
-        for m in range(len(self.tall)):
+                with k.loop(times) as b:
+                    todo = between(k.times(b, images), images)
+                    self._products(o, e, f, n, k.sum(b, first), run, halves, todo)
+        for m in range(wide * len(self.tall)):
             for half in range(halves):
                 to = k.computed().at(self.sums, (m * 2 * TILE + half * BYTES) // 4)
                 self.tiles.store(m * self.halves + half, to, 2 * BYTES)
         k.builder.store(k.integer(here), self.before)
 
     def _products(
-        self, o: Integer, e: Integer, f: Integer, n: Integer, b: Integer, taps: tuple[Tap, ...],
-        halves: int, todo: list[Callable[[], None]],
+        self, o: Integer, e: Integer, f: Integer, n: Integer, b: Integer, run: _Run, halves: int,
+        todo: list[Callable[[], None]],
     ) -> None:  # fmt: skip
         """Add the products of a block of channels, with other work in between where that need not
         wait for a branch."""
         k, c = self.k, self.c
-        rows = [(row, [t for t in taps if t[0] == row]) for row in sorted({t[0] for t in taps})]
+        seen = [(tap, p) for p, taps in enumerate(run.seen) for tap in taps]
+        # What is read for a tap is read again for the next one of its neighbour.
+        seen.sort(key=lambda s: (s[0][0], c.taps.index(s[0]), s[1]))
+        rows = [(row, [*group]) for row, group in groupby(seen, key=lambda s: s[0][0])]
         free = next((row for row, _ in rows if self._always(row)), None)
         if free is None:
             _spend(todo, 1)
@@ -308,26 +347,29 @@ class _Writer:
         return row >= 0 and (self.c.output[0] - 1) * self.c.stride[0] + row < self.c.image[0]
 
     def _taps(
-        self, o: Integer, row: Integer, f: Integer, n: Integer, b: Integer, taps: list[Tap],
-        halves: int, todo: list[Callable[[], None]],
+        self, o: Integer, row: Integer, f: Integer, n: Integer, b: Integer,
+        seen: list[tuple[Tap, int]], halves: int, todo: list[Callable[[], None]],
     ) -> None:  # fmt: skip
-        """Add the products of the taps of a row."""
+        """Add the products of the taps of a row, each with the pixels that see it."""
         k, c, tiles = self.narrow, self.c, self.tiles
         pixel, (block, deep, matrix, half_block) = c.images * c.channels, c.apart
-        steps = len(taps) * len(self.tall)
+        images = len(self.tall)
+        steps = len(seen) * images
         weights = k.at(self.w, (o, block), (b, deep))
         place = (row, c.image[1] * pixel), (f, c.stride[1] * pixel), (b, self.depth)
-        line = k.at(self.x, *place, (n, sum(self.tall) * c.channels))
-        for tap in taps:
+        line = k.at(self.x, *place, (n, self.height * c.channels))
+        for tap, pixels in groupby(seen, key=lambda s: s[0]):
             for half in range(halves):
                 at = k.at(weights, tap[2] * matrix + half * half_block)
                 tiles.operand(self.first_panel + half, at)
-            for m in range(len(self.tall)):
-                factor = len(self.tall) * self.halves + self.factors[m]
-                source = k.at(line, tap[1] * pixel + m * ROWS * c.channels)
-                tiles.operand(factor, source, c.channels * c.width)
+            for m in (p * images + i for _, p in pixels for i in range(images)):
+                column, i = divmod(m, images)
+                place = (tap[1] + column * c.stride[1]) * pixel + i * ROWS * c.channels
+                tiles.operand(self.factors[m], k.at(line, place), c.channels * c.width)
                 panels = range(self.first_panel, self.first_panel + halves)
-                tiles.dots(range(m * self.halves, m * self.halves + halves), factor, panels)
+                tiles.dots(
+                    range(m * self.halves, m * self.halves + halves), self.factors[m], panels
+                )
                 _spend(todo, steps)
                 steps -= 1
 

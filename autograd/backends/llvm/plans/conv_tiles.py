@@ -16,7 +16,7 @@ from ..compiler.tiles import BYTES, ROWS
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
-from ..kernels.conv_tiles import HALF, TileBlocks, TileCorrelation, blocks, correlate, depth
+from ..kernels.conv_tiles import TileBlocks, TileCorrelation, blocks, correlate, depth
 from ..kernels.epilogue import IMAGES, NOTHING, Epilogue
 from ..kernels.pixels import Windows
 from ..kernels.sweep import increase
@@ -30,7 +30,7 @@ from .conv import FOLD, forward_correlation, reaching_subgrid, windows
 from .conv_pointwise import is_pointwise, pointwise, pointwise_dw
 from .pixels import Gathered, Pixels, new_pixels
 
-MOST = 1500  # taps that a kernel's code may have, in all runs of columns
+MOST = 3000  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 512  # bytes of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
@@ -99,14 +99,15 @@ class TileConvolution:
         self.shape = first.images, first.results, *first.whole
         self.pixels = Pixels(target, Spec(self.shape, dtype))
         self.kernels, any_outer = [], False
-        way = target.vary(TileBlocks(4 if first.results <= HALF else 2, NEAR, SEEN))
-        parts = [*first.blocked(way.tiles(first.results))]
+        way = target.vary(TileBlocks(NEAR, SEEN))
+        across = min(c.across for c in several)
+        parts = [*first.blocked(first.most // across)]
         for number, c in enumerate(several):
             outer = c.width * c.weights > way.near
             any_outer |= outer
             for tall, image, count in parts:
                 options = "bias" in names, epilogue, not (number or image)
-                function = build(correlate, target, c, tall, outer, *options)
+                function = build(correlate, target, c, across, tall, outer, *options)
                 self.kernels.append((function, c, image, sum(tall), count))
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
         rows, whole = first.output[0], sum(count for *_, count in parts)

@@ -64,7 +64,7 @@ def test_amx_multiplies_where_it_is_asked_for(kind: str, instruction: str) -> No
     there = replace(here, cpu="sapphirerapids", features=features, tiles="amx")
     taps = (0, 0, 0), (0, 1, 1)
     c = TileCorrelation(64, 64, 40, 2, (3, 3), (3, 2), taps, (1, 1), (3, 2), kind=kind)
-    written = assembly(correlate(there, c, (16, 16), False), there)
+    written = assembly(correlate(there, c, 2, (16,), False), there)
     assert ("vcvtne2ps2bf16" in written) == (kind == "bfloat16")
     for each in ("ldtilecfg", "tileloadd", instruction, "tilestored", "tilerelease"):
         assert each in written
