@@ -14,7 +14,6 @@ pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 from tallygrad.autograd import (
     Tensor,
     autocast,
-    backends,
     context,
     cross_entropy,
     from_numpy,
@@ -273,35 +272,6 @@ def test_several_groups_are_left_to_other_kernels() -> None:
         with context.using(backend=name):
             found.append(conv2d(x, filters, **attrs).value.astype(np.float32))
     np.testing.assert_allclose(*found, rtol=2**-7, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [("tiles=other", "expected options .*tiles=emulated.*, got 'tiles=other'"),
-     ("avx2,tiles=emulated", "tiles: expected avx512 to emulate them, got avx2")],
-)  # fmt: skip
-def test_other_tiles_are_refused(options: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        backends.get(f"llvm:{options}")
-
-
-def test_products_of_pairs_are_used_where_they_are_fast() -> None:
-    has_dots = "+avx512bf16" in targets.target().features.split(",")
-    fast = has_dots and targets.target().cpu in targets.FAST_DOTS
-    chosen = targets.target()
-    assert chosen.tiles == ("dot" if fast else "")
-    assert not chosen.convolves
-    assert not targets.target(tiles="off").tiles
-    assert targets.target(tiles="emulated").convolves
-    if has_dots:
-        assert targets.target(convolution="direct", tiles="dot").convolves
-
-
-def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amx, "permitted", lambda: False)
-    for options in ("tiles=amx", "amx"):
-        with pytest.raises(ValueError, match="tiles: expected a processor with AMX, and leave to"):
-            backends.get(f"llvm:{options},eager")
 
 
 def test_it_says_what_computes_with_bfloat16() -> None:

@@ -119,7 +119,8 @@ FAST_DOTS = ("znver4", "znver5")
 
 def target(name: str = "", convolution: str = "auto", tiles: str = "auto") -> Target:
     """Return the target of an instruction set by name, by default the widest of this machine.
-    `tiles` are those of "amx", "dot", "emulated", "off", or "auto": "dot" where it is fast.
+    `tiles` are those of "amx", "dot", "emulated", "off", or "auto": without a name "amx" where this
+    process may use it, else "dot" where that is fast.
 
     Raises ValueError for a set or for tiles that this machine does not execute, and for an unknown
     kind of convolution.
@@ -144,6 +145,8 @@ def target(name: str = "", convolution: str = "auto", tiles: str = "auto") -> Ta
         cpu, features = SETS[chosen].cpu, ""
     if tiles == "emulated" and SETS[chosen].bits != TILE_BITS:
         raise ValueError(f"tiles: expected avx512 to emulate them, got {chosen}")
+    if tiles == "auto" and not name and SETS[chosen].bits == TILE_BITS and amx.permitted():
+        tiles = "amx"
     if tiles == "amx" and not (SETS[chosen].bits == TILE_BITS and amx.permitted()):
         raise ValueError("tiles: expected a processor with AMX, and leave to use it, got none")
     has_dots = "+avx512bf16" in features.split(",")
