@@ -17,6 +17,7 @@ from .plans import (  # noqa: F401  (registers)
     batch_norm,
     conv,
     conv_tiles,
+    conv_tiles_weights,
     elementwise,
     layerwise,
     linear,

@@ -7,6 +7,7 @@ returns the kernel that also does the pending calls, None if there is none.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .kernels.epilogue import NOTHING, TOTALS, Epilogue, merge_moments, merge_su
 from .plans.batch_norm import moments, normalising, slope, sums
 from .plans.elementwise import together
 from .registry import Deferral, defers, find, find_fastest, find_tiled, fuse, fuses
-from .runtime.executable import Executable
+from .runtime.executable import Executable, Placeable
 from .runtime.layout import address, plain
 from .runtime.memory import empty
 from .runtime.parallel import ByImages, Work, chained, in_turn
@@ -65,6 +66,27 @@ def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Deferral | No
 def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Deferral | None:
     """Defer it: what reads it may become its epilogue."""
     return Deferral() if x.size >= LEAST else None
+
+
+@defers("conv2d_dw")
+def _(target: Target, x: Spec, dy: Spec, **attrs: Any) -> Deferral | None:
+    """Defer it where it may be written straight to the gradient's slot."""
+    if x.shape[1] * dy.shape[1] * prod(attrs["size"]) < LEAST:
+        return None
+    placeable = isinstance(find_tiled(target, "conv2d_dw", (x, dy), attrs), Placeable)
+    return Deferral() if placeable else None
+
+
+@fuses("store")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
+    """Write the gradient of a convolution's weights to its slot."""
+    slot, signature = signatures
+    if slot is not None or signature is None or signature.call.name != "conv2d_dw":
+        return None
+    dw = signature.call
+    plan = find_tiled(dw.target, dw.name, dw.specs, dw.attrs)
+    same = call.specs[0] == call.specs[1]
+    return Fused(plan.into, (None, PAIR)) if same and isinstance(plan, Placeable) else None
 
 
 @fuses("relu")

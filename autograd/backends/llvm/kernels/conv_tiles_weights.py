@@ -1,27 +1,35 @@
 """The gradient of a convolution's weights by tiles: sums over images, pairs of which lie together.
 
 For sums over images these must lie along the inner axis of both factors. Rows of images and of
-gradients are packed, 32 images at a time: gradients as [row][result / 16][column][16 pairs of
-images][16 results][2], images turned round, [row][channel / 16][column][16 channels][16 pairs of
-images][2]. Sums are float32, [matrix][channel][result], whose two inner axes are filled up to 16.
+gradients are packed, 32 images at a time: images as [row][channel / 16][column][16 pairs of
+images][16 channels][2], gradients, turned round, [row][result / 16][column][16 results][16 pairs of
+images][2]. Tiles of sums have a row for each result; of all taps of two blocks of results and one
+of channels they become rows of the gradient, (results, channels, taps) in float32, once complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import llvmlite.ir as ir
+
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, pieces
-from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
+from ..compiler.language import I1, I16, I32, Integer, KernelBuilder, pieces
+from ..compiler.tiles import BYTES, ROWS, TILE, TILES, WORDS, Tiles
+from ..compiler.vectors import Vector
 from .conv_direct import Tap
 from .conv_tiles import TileCorrelation, blocks
-from .shorts import load, meet, paired, square, store
+from .shorts import WIDTH, square, store
 
 BATCH = 2 * ROWS  # images that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
+SQUARE = ROWS * ROWS  # sums of a tile
 SUMS = 6  # tiles of sums, at most: that leaves one for each factor
+NUMBERS = ir.VectorType(I16, ROWS)
+PAIRS = ir.Constant(ir.VectorType(I32, 2 * ROWS), [i for n in range(ROWS) for i in (n, n + ROWS)])
+PAIR = 2  # blocks of results whose sums are formed together
 
 
 class TileSums(NamedTuple):
@@ -31,57 +39,85 @@ class TileSums(NamedTuple):
     sums: int  # tiles of sums at a time
 
 
-def pack_rows(
-    target: Target, images: int, channels: int, width: int, count: int, turned: bool
-) -> KernelBuilder:
-    """Return the kernel that packs rows [row][column][image][channel], perhaps `turned`, of `count`
-    images out of all: images, what it writes, number of rows. Other images count as zeros."""
+class PackedRows(NamedTuple):
+    """What is packed of images [row][column][image][channel]: some `columns`, `apart` pixels from
+    one to the next and `down` from row to row; `present` of 32 images, the others are zeros."""
+
+    images: int  # of all
+    channels: int
+    columns: int
+    apart: int
+    down: int
+    present: int
+    turned: bool
+
+
+def pack_rows(target: Target, p: PackedRows) -> KernelBuilder:
+    """Return the kernel that packs rows: images, what it writes, number of rows."""
     k = KernelBuilder(target, "bfloat16", ("images", "packed"), ("rows",))
     source, packed, rows = k.arguments
-    many = blocks(channels, ROWS)
-    with k.loop(rows) as row, k.loop(width) as column:
-        pixel = k.sum((row, width), column)
-        for first, times, size in pieces(channels, 2 * ROWS):
+    many = blocks(p.channels, ROWS)
+    with k.loop(rows) as row, k.loop(p.columns) as column:
+        pixel = k.at(source, (k.sum((row, p.down), (column, p.apart)), p.images * p.channels))
+        for first, times, size in pieces(p.channels, ROWS):
             with k.loop(times) as i:
-                at = k.at(source, (pixel, images * channels), (i, size), first)
-                lines = [load(k, k.at(at, n * channels), size * (n < count)) for n in range(BATCH)]
-                for tile, words in enumerate(_packed(k, lines, turned)[: blocks(size, ROWS)]):
-                    c = k.sum((i, 2), first // ROWS + tile)
-                    to = k.at(packed, (k.sum((row, many), c), width * PLACE), (column, PLACE))
-                    for p, value in enumerate(words):
-                        store(k, value, k.at(to, p * 2 * ROWS))
+                at, tile = k.at(pixel, (i, ROWS), first), k.sum(i, first // ROWS)
+                lines = [
+                    _numbers(k, k.at(at, n * p.channels), size * (n < p.present))
+                    for n in range(BATCH)
+                ]
+                words = [_paired(k, *lines[n : n + 2]) for n in range(0, BATCH, 2)]
+                to = k.at(packed, (k.sum((row, many), tile), p.columns * PLACE), (column, PLACE))
+                for n, value in enumerate(square(k, words) if p.turned else words):
+                    store(k, value, k.at(to, n * 2 * ROWS))
     return k
 
 
-def _packed(k: KernelBuilder, lines: Sequence[Any], turned: bool) -> list[list[Any]]:
-    """Return two tiles, whose words are numbers of two images, of 32 images' numbers."""
-    if turned:
-        low, high = (square(k, lines[odd::2]) for odd in (0, 1))
-        rows = [meet(k, low[c // 2], high[c // 2], c % 2) for c in range(2 * ROWS)]
-        return [rows[:ROWS], rows[ROWS:]]
-    pairs = [paired(k, *lines[i : i + 2]) for i in range(0, BATCH, 2)]
-    return [list(tile) for tile in zip(*pairs, strict=True)]
+def _numbers(k: KernelBuilder, pointer: Any, count: int) -> Any:
+    """Return up to 16 numbers, zeros behind; memory behind them is not touched."""
+    if not count:
+        return ir.Constant(NUMBERS, [0] * ROWS)
+    if count == ROWS:
+        return k.builder.load(pointer, align=WIDTH, typ=NUMBERS)
+    mask = ir.Constant(ir.VectorType(I1, ROWS), [i < count for i in range(ROWS)])
+    values = [pointer, I32(WIDTH), mask, ir.Constant(NUMBERS, [0] * ROWS)]
+    return k._call("llvm.masked.load.v16i16.p0", NUMBERS, values)
+
+
+def _paired(k: KernelBuilder, one: Any, two: Any) -> Any:
+    """Return words of a number of each of two vectors."""
+    return k.builder.bitcast(k.builder.shuffle_vector(one, two, PAIRS), WORDS)
 
 
 def correlate_weights(
-    target: Target, c: TileCorrelation, ring: int, together: int
+    target: Target, c: TileCorrelation, ring: int, together: int, channels: int
 ) -> KernelBuilder:
     """Return the kernel that sums up what rows of 32 images' gradients give: packed images, packed
-    gradients, sums, the first row, number of rows, and whether sums `begin` at zero, else they are
-    added to. A row of images lies at its number modulo `ring`, a power of two. `together`: how many
+    gradients, sums, the gradient of weights for the first `channels`; the first row, number of
+    rows, whether sums `begin` at zero, else they are added to; whether they end, so that the
+    gradient is written, and whether all are kept, else those of a block lie where those of the last
+    one did. A row of images lies at its number modulo `ring`, a power of two. `together`: how many
     tiles of sums are formed at a time, at least those of a tap."""
-    k = KernelBuilder(target, "bfloat16", ("x", "dy", "sums"), ("first", "rows", "begins"))
-    writer = _Writer(k, c, ring, together)
-    for o, results in _several(k, writer.results, 2):
-        for b, channels in _several(k, writer.channels, 2):
-            for taps in writer.taps(results * channels):
-                writer.add(taps, (o, results), (b, channels))
+    k = KernelBuilder(
+        target, "bfloat16", ("x", "dy", "sums", "dw"), ("first", "rows", "begins", "ends", "kept")
+    )
+    writer = _Writer(k, c, ring, together, channels)
+    for o in _several(k, writer.results, PAIR):
+        for b in _several(k, writer.channels, writer.most):
+            place = writer.place(o, b)
+            for taps in writer.taps(o[1] * b[1]):
+                writer.add(taps, o, b, place)
+            with k.where(k.positive(k.arguments[7])):
+                writer.finish(o, b, place)
     writer.tiles.release()
     return k
 
 
-def _several(k: KernelBuilder, count: int, most: int) -> Iterator[tuple[Integer, int]]:
-    """Loop over blocks, `most` at a time: yield the first and how many there are."""
+Some = tuple[Integer, int]  # blocks: the first one, and how many there are
+
+
+def _several(k: KernelBuilder, count: int, most: int) -> Iterator[Some]:
+    """Loop over blocks, `most` at a time."""
     whole, rest = divmod(count, most)
     if whole:
         with k.loop(whole) as i:
@@ -93,38 +129,54 @@ def _several(k: KernelBuilder, count: int, most: int) -> Iterator[tuple[Integer,
 class _Writer:
     """Writes the sums of some taps, over rows and columns."""
 
-    def __init__(self, k: KernelBuilder, c: TileCorrelation, ring: int, together: int) -> None:
-        self.k, self.c, self.ring, self.together = k, c, ring, together
-        self.tiles = Tiles(k, [(ROWS, BYTES)] * 8)
-        self.results, self.channels = blocks(c.results, ROWS), blocks(c.channels, ROWS)
+    def __init__(
+        self, k: KernelBuilder, c: TileCorrelation, ring: int, together: int, channels: int
+    ) -> None:
+        self.k, self.c, self.ring, self.together, self.wanted = k, c, ring, together, channels
+        self.wide = k.computed()
+        self.tiles = Tiles(k, [(ROWS, BYTES)] * TILES)
+        self.results, self.channels = blocks(c.results, ROWS), blocks(channels, ROWS)
+        self.across = blocks(c.channels, ROWS)  # of packed images
+        # Taps of a row share tiles of images with their neighbours; a single one shares none.
+        self.most = PAIR if max(map(len, self._rows_of_taps())) == 1 else 1
+
+    def _rows_of_taps(self) -> list[list[Tap]]:
+        rows: dict[int, list[Tap]] = {}
+        for tap in self.c.taps:
+            rows.setdefault(tap[0], []).append(tap)
+        return [*rows.values()]
 
     def taps(self, blocks_of_sums: int) -> list[list[Tap]]:
         """Return the taps that are summed up together: some of a row, as many as there are tiles
         for sums."""
-        rows: dict[int, list[Tap]] = {}
-        for tap in self.c.taps:
-            rows.setdefault(tap[0], []).append(tap)
         most = max(1, self.together // blocks_of_sums)
-        return [row[i : i + most] for row in rows.values() for i in range(0, len(row), most)]
+        return [row[i : i + most] for row in self._rows_of_taps() for i in range(0, len(row), most)]
 
-    def add(self, taps: list[Tap], o: tuple[Integer, int], b: tuple[Integer, int]) -> None:
-        """Sum up some taps of a row for blocks of results `o` and of channels `b`."""
+    def place(self, o: Some, b: Some) -> Any:
+        """Return where the sums of blocks of results and channels lie."""
+        k = self.k
+        before = k.sum((o[0], self.channels), (b[0], o[1]))
+        return self.wide.at(
+            k.arguments[2], (k.times(before, k.arguments[8]), self.c.indices * SQUARE)
+        )
+
+    def _square(self, place: Any, tap: int, i: int, j: int, results: int) -> Any:
+        """Return where a tile of sums lies: of a tap, a block of channels and one of results."""
+        return self.wide.at(place, ((i * results + j) * self.c.indices + tap) * SQUARE)
+
+    def add(self, taps: list[Tap], o: Some, b: Some, place: Any) -> None:
+        """Sum up some taps of a row for blocks of results and of channels."""
         k, c = self.k, self.c
-        sums = [(t, i, j) for t in range(len(taps)) for i in range(b[1]) for j in range(o[1])]
-        wide, line = k.computed(), self.results * ROWS
-        places = [
-            wide.at(k.arguments[2], (b[0], ROWS * line), (o[0], ROWS),
-                    (taps[t][2] * self.channels * ROWS + i * ROWS) * line + j * ROWS)
-            for t, i, j in sums
-        ]  # fmt: skip
-        zero = k.none(k.builder.sub(k.arguments[5], k.integer(1)))
+        sums = [(t, i, j) for j in range(o[1]) for t in range(len(taps)) for i in range(b[1])]
+        places = [self._square(place, taps[t][2], i, j, o[1]) for t, i, j in sums]
+        zero = k.none(k.builder.sub(k.arguments[6], k.integer(1)))
         with k.builder.if_else(zero) as (begin, go_on):
             with begin:
                 for tile in range(len(sums)):
                     self.tiles.zero(tile)
             with go_on:
-                for tile, place in enumerate(places):
-                    self.tiles.load(tile, place, 4 * line)
+                for tile, at in enumerate(places):
+                    self.tiles.load(tile, at)
         _, first, rows = self._rows(taps[0][0])
         with k.where(k.positive(rows)), k.loop(rows) as r:
             row = k.sum(first, r)
@@ -133,14 +185,14 @@ class _Writer:
                 if seen:
                     with k.loop(len(columns)) as i:
                         self._pixel(taps, o, b, row, k.sum(i, columns[0]), (sums, seen))
-        for tile, place in enumerate(places):
-            self.tiles.store(tile, place, 4 * line)
+        for tile, at in enumerate(places):
+            self.tiles.store(tile, at)
 
     def _rows(self, tap: int) -> tuple[Integer, Integer, Integer]:
         """Return of the rows of this call the first of all, then the first for which a tap's row
         lies in the image, counted from it, and how many do."""
         k, (u, height) = self.k, (self.c.stride[0], self.c.image[0])
-        start, rows = k.arguments[3:5]
+        start, rows = k.arguments[4:6]
         first = max(0, -(tap // u))  # the first row of results that sees one of the image
         last = min(self.c.output[0], (height - 1 - tap) // u + 1)
         zero = k.integer(0)
@@ -155,29 +207,79 @@ class _Writer:
         return tuple(i for i, t in enumerate(taps) if 0 <= place + t[1] < self.c.image[1])
 
     def _pixel(
-        self, taps: list[Tap], o: tuple[Integer, int], b: tuple[Integer, int], row: Integer,
-        f: Integer, wanted: tuple[list[tuple[int, int, int]], tuple[int, ...]],
+        self, taps: list[Tap], o: Some, b: Some, row: Integer, f: Integer,
+        wanted: tuple[list[tuple[int, int, int]], tuple[int, ...]],
     ) -> None:  # fmt: skip
         """Add the products of a pixel; `row` counts from the first one of this call."""
         k, c, tiles, (sums, seen) = self.k, self.c, self.tiles, wanted
-        x, dy, _, start, *_ = k.arguments
+        x, dy, _, _, start, *_ = k.arguments
         width, across = c.image[1], c.output[1]
-        spare = 8 - len(sums)
-        factors = [len(sums) + i for i in range(spare)]
-        gradients, images = factors[: spare // 2], factors[spare // 2 :]
+        gradient, *images = range(len(sums), TILES)
         at = k.sum((k.sum(start, row), c.stride[0]), taps[0][0])
         slot = k.builder.and_(k.integer(at), k.integer(self.ring - 1))
         top = k.at(dy, (k.sum((row, self.results), o[0]), across * PLACE), (f, PLACE))
-        line = k.at(x, (k.sum((slot, self.channels), b[0]), width * PLACE),
+        line = k.at(x, (k.sum((slot, self.across), b[0]), width * PLACE),
                     (f, c.stride[1] * PLACE))  # fmt: skip
-        held: dict[int, int] = {}
-        for number, (t, i) in enumerate((t, i) for t in seen for i in range(b[1])):
-            image = images[number % len(images)]
-            tiles.operand(image, k.at(line, (taps[t][1] + i * width) * PLACE))
-            for first in range(0, o[1], len(gradients)):
-                some = dict(zip(range(first, o[1]), gradients, strict=False))
-                for j, gradient in some.items():
-                    if held.get(gradient) != j:
-                        tiles.operand(gradient, k.at(top, j * across * PLACE))
-                        held[gradient] = j
-                tiles.dots([sums.index((t, i, j)) for j in some], image, [*some.values()])
+        factors = [(t, i) for t in seen for i in range(b[1])]
+        held: dict[int, tuple[int, int]] = {}
+        for j in range(o[1]):
+            tiles.operand(gradient, k.at(top, j * across * PLACE))
+            for first in range(0, len(factors), len(images)):
+                some = dict(zip(images, factors[first : first + len(images)], strict=False))
+                for tile, (t, i) in some.items():
+                    if held.get(tile) != (t, i):
+                        tiles.operand(tile, k.at(line, (taps[t][1] + i * width) * PLACE))
+                        held[tile] = t, i
+                tiles.dots([sums.index((*f, j)) for f in some.values()], gradient, [*some])
+
+    def finish(self, o: Some, b: Some, place: Any) -> None:
+        """Write the gradients of complete sums: of each result, for 16 channels at a time, the taps
+        of one channel after those of the other."""
+        k, wide, taps = self.k, self.wide, self.c.indices
+        line = self.wanted * taps
+        for j in range(o[1]):
+            high = ROWS
+            if self.c.results % ROWS:
+                high = k.least(ROWS, k.sum(self.c.results, (k.sum(o[0], j), -ROWS)))
+            with k.loop(high) as row:
+                top = k.sum((k.sum(o[0], j), ROWS), row)
+                for i in range(b[1]):
+                    from_tile = [
+                        wide.load(wide.at(self._square(place, tap, i, j, o[1]), (row, ROWS)))
+                        for tap in range(taps)
+                    ]
+                    first = k.sum((b[0], ROWS * taps), i * ROWS * taps)
+                    to = wide.at(k.arguments[3], (top, line), first)
+                    for n, value in enumerate(_interleaved(k, from_tile)):
+                        left = None
+                        if self.wanted % ROWS:
+                            left = k.sum(line - n * ROWS, (first, -1))
+                        wide.store(value, wide.at(to, n * ROWS), left)
+
+
+def _interleaved(k: KernelBuilder, vectors: list[Vector]) -> Iterator[Vector]:
+    """Yield the first numbers of several vectors, then the second ones, and so on."""
+    many, lanes = len(vectors), range(k.lanes)
+    # Of an odd number of vectors, each can be brought into an order in which all its numbers are in
+    # the lanes where they will be, so that the rest are selections.
+    moves = many % 2 == 1
+    lane_of = [[(lane * many + n) % k.lanes if moves else lane for lane in lanes]
+               for n in range(many)]  # fmt: skip
+    if moves and many > 1:
+        vectors = [
+            k.shuffle(v, v, [order.index(lane) for lane in lanes])
+            for v, order in zip(vectors, lane_of, strict=True)
+        ]
+    for first in range(0, many * k.lanes, k.lanes):
+        sources = [divmod(first + lane, many)[::-1] for lane in lanes]  # (vector, lane)
+        used = [*dict.fromkeys(n for n, _ in sources)]
+        result = vectors[used[0]]
+        chosen = [lane_of[n][lane] if n == used[0] else i for i, (n, lane) in enumerate(sources)]
+        if chosen != [*lanes]:
+            result = k.shuffle(result, result, chosen)
+        for other in used[1:]:
+            result = k.shuffle(result, vectors[other], [
+                k.lanes + lane_of[n][lane] if n == other else i
+                for i, (n, lane) in enumerate(sources)
+            ])  # fmt: skip
+        yield result

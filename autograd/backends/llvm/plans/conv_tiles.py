@@ -9,31 +9,26 @@ from math import prod
 from typing import Any
 
 from ....array import NDArray, Spec
-from ....dtypes import FLOAT32, DType
+from ....dtypes import DType
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..compiler.tiles import BYTES, ROWS
-from ..kernels import conv_tiles_weights as gradient
+from ..compiler.tiles import BYTES
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
 from ..kernels.conv_tiles import TileBlocks, TileCorrelation, blocks, correlate, depth
 from ..kernels.epilogue import IMAGES, NOTHING, Epilogue
 from ..kernels.pixels import Windows
-from ..kernels.sweep import increase
 from ..kernels.tile_weights import pack, pack_windows
 from ..registry import tiled
-from ..runtime import memory
-from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
-from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
-from .conv import FOLD, forward_correlation, reaching_subgrid, windows
-from .conv_pointwise import is_pointwise, pointwise, pointwise_dw
+from ..runtime.parallel import ByImages, Scratch, Work
+from .conv import forward_correlation, reaching_subgrid, windows
+from .conv_pointwise import is_pointwise, pointwise
 from .pixels import Gathered, Pixels, new_pixels
 
 MOST = 3000  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 512  # bytes of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
-CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlocks`
 Prepare = Callable[[NDArray], NDArray]
 
@@ -219,121 +214,3 @@ def conv2d_dx(
     weights = PackedWeights(function, one.weights, one.kind)
     call = TileConvolution(target, several, prepare, weights, w.dtype, (), epilogue, by_rows)
     return call.planned()
-
-
-@tiled("conv2d_dw")
-def conv2d_dw(
-    target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
-    groups: int,
-) -> Executable | None:  # fmt: skip
-    """Plan the gradient of w, in float32."""
-    channels, m, (r, s) = x.shape[1], dy.shape[1], size
-    w = Spec((m, channels, r, s), x.dtype)
-    if groups == 1 and not target.convolves and is_pointwise(x, w, stride, padding):
-        return pointwise_dw(conv2d_dw, target, x, dy)
-    if groups > 1 or not target.convolves or prod(size) > TAPS:
-        return None
-    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
-    if c.length > MOST:
-        return None
-    call = TileGradient(target, c, prepare, Pixels(target, dy).of)
-
-    def run(x: NDArray, dy: NDArray) -> NDArray:
-        sums = call.run(x, dy)[..., :m]  # (matrices, channels, results)
-        if whole:
-            return sums[0, : channels * r * s].reshape(r, s, channels, -1).transpose(3, 2, 0, 1)
-        return sums[:, :channels].reshape(r, s, channels, -1).transpose(3, 2, 0, 1)
-
-    return Executable(run, native=True, keeps=call)
-
-
-class TileGradient:
-    """Sums up what images and gradients give for the weights. Both are brought [row][column][image]
-    [channel] before."""
-
-    def __init__(
-        self, target: Target, c: TileCorrelation, prepare: Prepare, prepare_top: Prepare
-    ) -> None:
-        self.c, self.prepare, self.prepare_top = c, prepare, prepare_top
-        high, wide = (blocks(k, ROWS) for k in (c.channels, c.results))
-        self.shape = c.indices, high * ROWS, wide * ROWS
-        (u, _), (h, w), (e, f) = c.stride, c.image, c.output
-        self.lines = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a packed row
-        row = 2 * (u * self.lines[0] + self.lines[1])
-        # Where sums are many, they are read and written for many rows at a time.
-        guess = min(e, max(1, CACHE // row, prod(self.shape) * 4 // row))
-        way = target.vary(gradient.TileSums(guess, gradient.SUMS))
-        self.rows, together = min(e, way.rows), min(gradient.SUMS, way.sums)
-        self.taps = min(t[0] for t in c.taps), max(t[0] for t in c.taps)
-        needed = (self.rows - 1) * u + self.taps[1] - self.taps[0] + 1
-        self.ring = 1 << (min(h, needed) - 1).bit_length()
-        self.rooms = [
-            Scratch(rows * line, "bfloat16")
-            for rows, line in zip((self.ring, self.rows), self.lines, strict=True)
-        ]
-        self.add = build(gradient.correlate_weights, target, c, self.ring, together)
-        self.packs = []
-        for first in range(0, c.images, gradient.BATCH):
-            count = min(gradient.BATCH, c.images - first)
-            self.packs.append(
-                [
-                    build(gradient.pack_rows, target, c.images, channels, width, count, turned)
-                    for channels, width, turned in ((c.channels, w, True), (c.results, f, False))
-                ]
-            )
-        # Of the rows of results or, where these are few, of the groups of images.
-        self.by_groups = len(self.packs) > e
-        self.units = len(self.packs) if self.by_groups else e
-        self.parts = parts_of(c.macs, self.units, FOLD * prod(self.shape))
-        self.merge = build(increase, target, "float32")
-
-    def run(self, x: NDArray, dy: NDArray) -> NDArray:
-        """Return sums (matrices, channels, results), the last two filled up."""
-        source, tops, e = self.prepare(x), self.prepare_top(dy), self.c.output[0]
-        all_groups = 0, len(self.packs)
-        sums = memory.empty((self.parts, *self.shape), FLOAT32)
-        size = prod(self.shape)
-
-        def one(part: int, first: int, count: int, worker: int) -> None:
-            to = address(sums) + part * size * 4
-            groups, start, end = all_groups, first, first + count
-            if self.by_groups:
-                groups, start, end = (first, first + count), 0, e
-            for group in range(*groups):
-                begins = int(group == groups[0])
-                done = 0
-                for row in range(start, end, self.rows):
-                    rows = min(self.rows, end - row)
-                    done = self._pack(address(source), group, row, rows, done, worker)
-                    self._pack_top(address(tops), group, row, rows, worker)
-                    ends = (room.address(worker) for room in self.rooms)
-                    self.add(*ends, to, row, rows, begins)
-                    begins = 0
-
-        in_parts(self.units, self.parts, one)
-        for part in range(1, self.parts):
-            self.merge(address(sums), address(sums) + part * size * 4, size)
-        return sums[0]
-
-    def _pack(self, source: int, group: int, row: int, rows: int, done: int, worker: int) -> int:
-        """Pack the rows of images that rows of results see, from `done` on; return the first that
-        is not packed."""
-        c = self.c
-        first = max(done, row * c.stride[0] + self.taps[0], 0)
-        last = min(c.image[0], (row + rows - 1) * c.stride[0] + self.taps[1] + 1)
-        room, line = self.rooms[0].address(worker), c.image[1] * c.images * c.channels * 2
-        from_image = group * gradient.BATCH * c.channels * 2
-        while first < last:
-            slot = first % self.ring
-            some = min(last - first, self.ring - slot)
-            to = room + slot * self.lines[0] * 2
-            self.packs[group][0](source + first * line + from_image, to, some)
-            first += some
-        return max(done, last)
-
-    def _pack_top(self, tops: int, group: int, row: int, rows: int, worker: int) -> None:
-        """Pack rows of gradients."""
-        c = self.c
-        line = c.output[1] * c.images * c.results * 2
-        from_image = group * gradient.BATCH * c.results * 2
-        self.packs[group][1](tops + row * line + from_image, self.rooms[1].address(worker), rows)

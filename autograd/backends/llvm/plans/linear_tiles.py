@@ -14,7 +14,8 @@ from ..registry import tiled
 from ..runtime.executable import Executable
 from ..runtime.layout import plain
 from .conv_pointwise import ALONE
-from .conv_tiles import conv2d, conv2d_dw, conv2d_dx
+from .conv_tiles import conv2d, conv2d_dx
+from .conv_tiles_weights import conv2d_dw
 from .pixels import BACK
 
 LEAST = 1 << 16  # multiply-accumulates from which layouts of their own pay

@@ -24,7 +24,8 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 from ..runtime.parallel import Scratch
-from .conv_tiles import PackedWeights, TileGradient
+from .conv_tiles import PackedWeights
+from .conv_tiles_weights import TileGradient
 from .recurrent import Flags, placed
 from .sums import BLOCK as SUMMED
 
@@ -230,12 +231,14 @@ def sequence_dw(
         return None
     inputs, as_it_is = _Inputs(target, x), plain
 
-    def gradient(channels: int, count: int, tap: int, prepare: Any) -> TileGradient:
+    def gradient(
+        channels: int, count: int, tap: int, prepare: Any, wanted: int = size
+    ) -> TileGradient:
         image, taps = (count, 1), ((tap, 0, 0),)
         c = TileCorrelation(batch, channels, wide, 1, image, image, taps, (1, 1), image)
-        return TileGradient(target, c, prepare, as_it_is)
+        return TileGradient(target, c, prepare, as_it_is, wanted)
 
-    of_inputs = gradient(inputs.width, steps, 0, inputs.of)
+    of_inputs = gradient(inputs.width, steps, 0, inputs.of, inputs.inputs)
     of_states = gradient(size, steps, 1 if backwards else -1, as_it_is) if steps > 1 else None
     of_first = gradient(size, 1, 0, as_it_is)
     add = build(increase, target, "float32")
@@ -245,14 +248,14 @@ def sequence_dw(
 
     def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         dgates, (hs, h) = plain(dgates), map(plain, states)
-        dw_ih = of_inputs.run(x, dgates)[0]
-        dw = of_first.run(h, dgates[first])[0]
+        dw_ih = of_inputs.run(x, dgates)[..., 0]
+        dw = of_first.run(h, dgates[first])[..., 0]
         if of_states is not None:
             more = of_states.run(hs, dgates)
             add(address(dw), address(more), dw.size)
         db = memory.empty((wide,), FLOAT32)
         sums(address(dgates), total.address(0), dgates.size, wide, block)
         rounded(total.address(0), address(db), wide)
-        return dw_ih[: x.shape[2]].T, dw.T, db
+        return dw_ih, dw, db
 
     return Executable(run, native=True)

@@ -35,6 +35,17 @@ class Executable:
         return self.run(*arrays)
 
 
+class Placeable(Executable):
+    """A native executable whose result can be written where it belongs: `into` takes that array,
+    then the same ones."""
+
+    __slots__ = ("into",)
+
+    def __init__(self, run: Callable[..., Any], into: Callable[..., None]) -> None:
+        super().__init__(run, native=True)
+        self.into = Executable(into, native=True)
+
+
 class OneAtATime(Executable):
     """An executable with a lock: no two of its calls run at the same time."""
 
