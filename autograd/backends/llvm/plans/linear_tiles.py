@@ -84,21 +84,19 @@ def matmul(target: Target, x: Spec, w: Spec, *, wide: bool = False) -> Executabl
 
 def _sums(target: Target, x: Spec, w: Spec) -> Executable | None:
     """Plan the product of a matrix (results, rows), such as a gradient turned round, with rows: a
-    sum over these in float32. The result lies as it is read, unless that would leave gaps between
-    its rows."""
+    sum over these in float32."""
     (m, n), c = x.shape, w.shape[1]
-    turned = c % ROWS == 0  # a filter's results are the last axis in memory
     # Whole groups of images are rows of pixels, over which sums stay in tiles.
     height, images = (n // BATCH, BATCH) if n % BATCH == 0 else (1, n)
-    factors = [Spec((images, k, height, 1), a.dtype) for k, a in ((m, x), (c, w))]
+    factors = [Spec((images, k, height, 1), a.dtype) for k, a in ((c, w), (m, x))]
     direct = replace(target, convolution="direct")
-    plan = conv2d_dw(direct, *(factors if turned else factors[::-1]), size=(1, 1), **ALONE)
+    plan = conv2d_dw(direct, *factors, size=(1, 1), **ALONE)
     if plan is None:
         return None
 
     def run(x: NDArray, w: NDArray) -> NDArray:
-        parts = [plain(a).reshape(height, 1, images, -1).transpose(BACK) for a in (x.T, w)]
-        y: NDArray = plan.run(*(parts if turned else parts[::-1]))
-        return y.reshape(c, m).T if turned else y.reshape(m, c)
+        parts = [plain(a).reshape(height, 1, images, -1).transpose(BACK) for a in (w, x.T)]
+        y: NDArray = plan.run(*parts)
+        return y.reshape(m, c)
 
     return Executable(run, native=True, keeps=plan)

@@ -245,7 +245,7 @@ def test_the_ledger_shows_a_bias_as_additions() -> None:
 @pytest.mark.skipif("avx512" not in WIDTHS, reason="tiles are emulated with AVX-512")
 @pytest.mark.parametrize("columns", [32, 40])
 def test_gradients_of_matrices_lie_as_they_are_read(columns: int) -> None:
-    """A step copies them, and turns them round where their rows would have gaps."""
+    """Row by row, without gaps."""
     rng = np.random.default_rng(0)
     dy, x = (rng.standard_normal((64, n)).astype("f4").astype(bfloat16()) for n in (48, columns))
     plan = find_tiled(
@@ -256,4 +256,4 @@ def test_gradients_of_matrices_lie_as_they_are_read(columns: int) -> None:
     dw = plan(dy.T, x)
     wanted = dy.T.astype("f8") @ x.astype("f8")
     np.testing.assert_allclose(dw, wanted, atol=1e-4)
-    assert (dw if columns == 32 else dw.T).strides[-1] == 4
+    assert dw.flags.c_contiguous
