@@ -9,7 +9,7 @@ of channels they become rows of the gradient, (results, channels, taps) in float
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -63,17 +63,22 @@ def pack_rows(target: Target, p: PackedRows) -> KernelBuilder:
             with k.loop(times) as i:
                 at, tile = k.at(pixel, (i, ROWS), first), k.sum(i, first // ROWS)
                 lines = [
-                    _numbers(k, k.at(at, n * p.channels), size * (n < p.present))
+                    numbers(k, k.at(at, n * p.channels), size * (n < p.present))
                     for n in range(BATCH)
                 ]
-                words = [_paired(k, *lines[n : n + 2]) for n in range(0, BATCH, 2)]
                 to = k.at(packed, (k.sum((row, many), tile), p.columns * PLACE), (column, PLACE))
-                for n, value in enumerate(square(k, words) if p.turned else words):
+                for n, value in enumerate(packed_tile(k, lines, p.turned)):
                     store(k, value, k.at(to, n * 2 * ROWS))
     return k
 
 
-def _numbers(k: KernelBuilder, pointer: Any, count: int) -> Any:
+def packed_tile(k: KernelBuilder, lines: Sequence[Any], turned: bool) -> list[Any]:
+    """Return the words of a tile, of numbers of two of 32 images each, perhaps `turned`."""
+    words = [_paired(k, *lines[n : n + 2]) for n in range(0, BATCH, 2)]
+    return square(k, words) if turned else words
+
+
+def numbers(k: KernelBuilder, pointer: Any, count: int) -> Any:
     """Return up to 16 numbers, zeros behind; memory behind them is not touched."""
     if not count:
         return ir.Constant(NUMBERS, [0] * ROWS)

@@ -64,11 +64,11 @@ class _SequencePlan:
 
     def forward(self, width: int) -> Forward:
         """Return the function that calls the kernel for inputs of a width, in either layout of
-        `_rows`."""
+        `rows_of`."""
         lay, where, kernels = self.panels(width), self.way(back=False), {}
 
         def call(x: NDArray, w_ih: NDArray, w: NDArray, arrays: list[NDArray], *apart: int) -> None:
-            x, row, step = _rows(x)
+            x, row, step = rows_of(x)
             if row not in kernels:
                 layer = self.layer._replace(inputs=width, apart=row)
                 kernels[row] = build(forward, self.target, self.dtype.name, layer)
@@ -113,7 +113,7 @@ class _SequencePlan:
         return lay
 
 
-def _rows(x: NDArray) -> tuple[NDArray, int, int]:
+def rows_of(x: NDArray) -> tuple[NDArray, int, int]:
     """Return inputs (T, N, I) and the numbers from one row and one step to the next. They may lie
     as (N, T, I), too."""
     steps, batch, width = x.shape
@@ -314,7 +314,7 @@ def sequence_dw(
     where, macs = _order(steps, backwards), dgates.size * (width + size)
 
     def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        x, row, step = _rows(x)
+        x, row, step = rows_of(x)
         if row not in kernels:
             sums = Sums(batch, wide, size, width, row)
             kernels[row] = build(weights, target, dtype.name, sums)

@@ -12,12 +12,11 @@ from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..compiler.tiles import ROWS
-from ..kernels.conv_tiles import BLOCK, TileCorrelation, blocks, in_tiles, packed_size
-from ..kernels.elementwise import converted
+from ..kernels.conv_tiles import BLOCK, blocks, in_tiles, packed_size
 from ..kernels.pixels import Windows, gathered
+from ..kernels.recurrent_tile_weights import TileSums, weights
 from ..kernels.recurrent_tiles import BATCH_ROWS, TileLayer, backward, forward
-from ..kernels.sums import column_sums
-from ..kernels.sweep import copied, increase
+from ..kernels.sweep import copied
 from ..kernels.tile_weights import pack
 from ..registry import tiled
 from ..runtime import memory
@@ -25,10 +24,10 @@ from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 from ..runtime.parallel import Scratch
 from .conv_tiles import PackedWeights
-from .conv_tiles_weights import TileGradient
-from .recurrent import Flags, placed
-from .sums import BLOCK as SUMMED
+from .recurrent import Flags, placed, rows_of
 
+# Bytes that stay in the second-level cache: of packed rows that all sums see, and of the sums.
+PACKED, SUMMED = 7 << 16, 1 << 20
 Run = Callable[[int, int, int], None]  # takes the first block of rows, how many, and the thread
 
 
@@ -224,38 +223,47 @@ def _backward(
 def sequence_dw(
     target: Target, dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> Executable | None:
-    """Plan the gradients of the weights and the bias, in float32: a gradient of convolutions 1 x 1
-    of which a step is a row, and the step before the row above."""
-    (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
+    """Plan the gradients of the weights and the bias, in float32."""
+    return _gradients(target, dgates, hs, x, backwards)
+
+
+@tiled("states_dw")
+def states_dw(
+    target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> Executable | None:
+    """Plan the gradients of the weights of states and of their bias, in float32."""
+    return _gradients(target, dgates, hs, None, backwards)
+
+
+def _gradients(
+    target: Target, dgates: Spec, hs: Spec, x: Spec | None, backwards: bool
+) -> Executable | None:
+    (steps, batch, wide), size, inputs = dgates.shape, hs.shape[2], x.shape[2] if x else 0
     if not _pays(hs.shape):
         return None
-    inputs, as_it_is = _Inputs(target, x), plain
+    s = TileSums(batch, wide, size, inputs, 0).blocked(PACKED, SUMMED, steps * blocks(batch))
+    room, kernels, macs = Scratch(s.room, dgates.dtype), {}, dgates.size * (inputs + size)
+    way = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
 
-    def gradient(
-        channels: int, count: int, tap: int, prepare: Any, wanted: int = size
-    ) -> TileGradient:
-        image, taps = (count, 1), ((tap, 0, 0),)
-        c = TileCorrelation(batch, channels, wide, 1, image, image, taps, (1, 1), image)
-        return TileGradient(target, c, prepare, as_it_is, wanted)
-
-    of_inputs = gradient(inputs.width, steps, 0, inputs.of, inputs.inputs)
-    of_states = gradient(size, steps, 1 if backwards else -1, as_it_is) if steps > 1 else None
-    of_first = gradient(size, 1, 0, as_it_is)
-    add = build(increase, target, "float32")
-    sums, total = build(column_sums, target, dtype.name, target.registers // 4), Scratch(wide, "d")
-    block, rounded = max(1, SUMMED // wide), build(converted, target, ("float64", "float32"))
-    first = steps - 1 if backwards else 0
-
-    def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        dgates, (hs, h) = plain(dgates), map(plain, states)
-        dw_ih = of_inputs.run(x, dgates)[..., 0]
-        dw = of_first.run(h, dgates[first])[..., 0]
-        if of_states is not None:
-            more = of_states.run(hs, dgates)
-            add(address(dw), address(more), dw.size)
+    def run(dgates: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        *some_inputs, hs, h = xs
+        read, row, step = rows_of(some_inputs[0]) if some_inputs else (hs, 0, 0)
+        if row not in kernels:
+            kernels[row] = build(weights, target, s._replace(apart=row))
+        ends = [memory.empty((wide, k), FLOAT32) for k in (inputs, size) if k]
         db = memory.empty((wide,), FLOAT32)
-        sums(address(dgates), total.address(0), dgates.size, wide, block)
-        rounded(total.address(0), address(db), wide)
-        return dw_ih, dw, db
+        arrays = plain(dgates), read, plain(hs), plain(h), ends[0], ends[-1], db
+        pointers = [address(a) for a in arrays]
+
+        def some(first: int, last: int, worker: int) -> None:
+            for begin in range(first, last, s.wide):
+                count = min(s.wide, last - begin)
+                kernels[row](*pointers, room.address(worker), begin, count, *way, step)
+
+        if macs < WORTHWHILE:
+            some(0, blocks(wide), 0)
+        else:
+            share(blocks(wide), some)
+        return *ends, db
 
     return Executable(run, native=True)

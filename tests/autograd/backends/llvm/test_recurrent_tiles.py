@@ -14,6 +14,7 @@ pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 from tallygrad.autograd import context, get_num_threads, set_num_threads
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.plans import recurrent_tiles
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
 from tallygrad.autograd.ops.recurrent_sequence import (
@@ -109,6 +110,39 @@ def test_an_lstm_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(("nonlinearity", "case"), [("tanh", CASES[1]), ("relu", CASES[0])])
 def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, ...]) -> None:
     assert_near(rnn(BACKENDS[0], case, nonlinearity), rnn("numpy", case, nonlinearity))
+
+
+@pytest.mark.parametrize(
+    "case", [(3, 40, 31, 64, False), (5, 64, 32, 32, True), (2, 33, 47, 32, False)], ids=str
+)
+@pytest.mark.parametrize("room", [None, (1 << 14, 1 << 14)], ids=str)
+def test_gradients_of_weights_are_sums_in_float32(
+    case: tuple[Any, ...], room: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where few rows and gates are packed at a time, for a layer with inputs and without."""
+    for name, size in zip(("PACKED", "SUMMED"), room or (), strict=False):
+        monkeypatch.setattr(recurrent_tiles, name, size)
+    steps, rows, inputs, units, backwards = case
+    rng = np.random.default_rng(2)
+    dgates, hs, h = (
+        draw(rng, steps, rows, 96),
+        draw(rng, steps, rows, units),
+        draw(rng, rows, units),
+    )
+    x = array(np.swapaxes(draw(rng, rows, steps, inputs).value, 0, 1))
+    target, found = targets.target(tiles="emulated"), []
+    for name, arrays in (("sequence_dw", (dgates, x, hs, h)), ("states_dw", (dgates, hs, h))):
+        specs = tuple(Spec(a.shape, a.dtype) for a in arrays)
+        plan = find_tiled(target, name, specs, {"backwards": backwards})
+        assert plan is not None
+        found += plan.run(*(a.value for a in arrays))
+    top, seen, states, first = (a.value.astype(np.float64) for a in (dgates, x, hs, h))
+    before = [*states[1:], first] if backwards else [first, *states[:-1]]
+    dw_ih, dw = (np.einsum("tng,tnk->gk", top, np.array(y)) for y in (seen, before))
+    db = top.sum((0, 1))
+    for y, right in zip(found, (dw_ih, dw, db, dw, db), strict=True):
+        assert y.dtype == FLOAT32
+        assert np.linalg.norm(y - right) <= 1e-6 * np.linalg.norm(right)
 
 
 @pytest.mark.slow
