@@ -243,7 +243,8 @@ class _Writer:
         self.sums = k.room(len(every) * 2 * TILE)  # [pixel][image][half][result]
         self.before = k.slot()  # where the last block lies in y
         arrays = dict(zip(k.pointers, k.arguments, strict=False))
-        self.tail = TileTail(k, c.results, arrays, epilogue, begins)
+        self.tail = TileTail(k, c.results, self.height, arrays, epilogue, begins)
+        self.together = self.tail.together
 
     def row(self, o: Integer, e: Integer, size: int) -> None:
         """Write a block of `size` results along a row."""
@@ -268,8 +269,8 @@ class _Writer:
                     self._block(o, e, run, i, n, size, wide)
         last = k.builder.load(self.before, typ=I64)
         for pixel in range(wide):
-            with k.loop(self.height) as image:
-                self._finish(pixel, image, last)
+            with k.loop(self.height // self.together) as i:
+                self._finish(pixel, k.times(i, self.together), last)
         self.tail.end(e)
 
     def _finish(self, pixel: int, image: Integer, last: Integer) -> None:
@@ -295,7 +296,7 @@ class _Writer:
             """Return what is done between products: images are finished, and asked for."""
             todo: list[Callable[[], None]] = []
             for p in range(max(wide, before)):
-                for image in (k.sum(first, j) for j in range(images)):
+                for image in (k.sum(first, j) for j in range(0, images, self.together)):
                     if p < before:
                         todo.append(partial(self._finish, p, image, last))
                     if p < wide:
@@ -307,7 +308,9 @@ class _Writer:
             for half in range(halves):
                 self.tiles.zero(m * self.halves + half)
         many = c.channels // self.depth
-        each = min(d for d in range(1, height + 1) if height % d == 0 and d * many >= height)
+        step = self.together
+        sizes = (d for d in range(step, height + 1, step) if height % d == 0)
+        each = next(d for d in sizes if d * many >= height)
         parts = [(0, height // each, each), (height // each, many - height // each, 0)]
         for first, times, images in parts:
             if times:
