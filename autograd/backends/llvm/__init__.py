@@ -60,7 +60,8 @@ class Llvm:
     def bfloat16(self) -> str:
         """How bfloat16 is computed, in words."""
         if self.target.convolves:
-            return f"convolutions, products and recurrent layers use {self.target.tiles}"
+            tiles = "AMX" if self.target.tiles == AMX else self.target.tiles
+            return f"convolutions, products and recurrent layers use {tiles}"
         if self.target.tiles:
             done = "products, recurrent layers and convolutions 1 x 1"
             return f"{done} use AVX512-BF16, all else is computed in float32"
@@ -143,7 +144,8 @@ def create(options: str) -> Llvm:
 
     Options are an instruction set (avx512, avx2, sse, neon), the algorithm of convolutions (auto,
     direct, winograd), what multiplies bfloat16 tile by tile (tiles=auto, tiles=off, tiles=amx,
-    AVX512-BF16 with tiles=dot, or plain instructions for tests, tiles=emulated), how long to search
+    AVX512-BF16 with tiles=dot, or plain instructions for tests, tiles=emulated; auto takes AMX
+    where no instruction set is named and this process may use it), how long to search
     for fast tiles (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search
     for tiles and run nothing; `amx` is short for tiles=amx. Raises ValueError for others.
     """
