@@ -3,24 +3,28 @@
 Tiles are rows of the batch, two of them at a time, which do not depend on one another. Forward, two
 gates of 16 units make four sums, or two halves of 32 units where there is one gate; backward, 32
 units do. Sums and cells are float32. States are rounded before they are multiplied, once a step.
+
+Cells of some units, and slopes on the way back, are written between the products of the next ones,
+which leave the other units of the processor idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder
+from ..compiler.language import I1, Integer, KernelBuilder
 from ..compiler.mathematics import sigmoid_gate, tanh
 from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from ..compiler.vectors import Vector
-from .conv_tiles import BLOCK, PANEL
+from .conv_tiles import BLOCK, PANEL, blocks
 from .recurrent_cell import bent, slopes
 from .shorts import WIDTH
 
 BATCH_ROWS = 2 * ROWS  # rows of the batch that are worked on at a time
 TOGETHER = 2  # rows whose cells are written side by side, for their functions are long chains
+Between = Callable[[Integer], None]  # writes what is done to a row, or after a step
 
 
 class TileLayer(NamedTuple):
@@ -43,6 +47,29 @@ class TileLayer(NamedTuple):
         return sum(self.tall)
 
 
+def _between(k: KernelBuilder, rows: int, steps: int, body: Between) -> Between:
+    """Return what spreads the work on rows, `body`, evenly over so many steps."""
+    few = blocks(rows, steps)
+    guarded = 1 if rows % few else few  # rows that are there together, or none of them
+
+    def after(step: Integer) -> None:
+        for first in range(0, few, guarded):
+            row = k.sum((step, few), first)
+            with k.where(k.positive(k.builder.sub(k.integer(rows), k.integer(row)))):
+                for r in range(guarded):
+                    body(k.sum(row, r))
+
+    return after
+
+
+def _each(k: KernelBuilder, rows: int, body: Between) -> None:
+    """Write down `body` for all rows."""
+    together = TOGETHER if rows % TOGETHER == 0 else 1
+    with k.loop(rows // together) as i:
+        for r in range(together):
+            body(k.sum((i, together), r))
+
+
 class _Products:
     """Writes products of rows of the batch, with 32 columns of weights or two times 16."""
 
@@ -57,31 +84,37 @@ class _Products:
         for tile in range(2 * self.many):
             self.tiles.zero(tile)
 
-    def add(self, x: Any, apart: int, blocks: int, panels: Sequence[Any], along: int) -> None:
-        """Add products of rows, so many numbers `apart`, with two panels of weights, of which the
-        next are so many numbers `along`."""
+    def add(
+        self, x: Any, apart: int, deep: int, panels: Sequence[Any], between: Between | None,
+        first: Integer = 0,
+    ) -> None:  # fmt: skip
+        """Add products of rows, so many numbers `apart`, with two panels of weights. What stands
+        `between` them is written after each tile of rows; blocks of columns count from `first`."""
         k = self.k
-        with k.loop(blocks) as b:
+        with k.loop(deep) as b:
             for half, panel in enumerate(panels):
-                self.tiles.operand(3 * self.many + half, k.at(panel, (b, along)))
+                self.tiles.operand(3 * self.many + half, k.at(panel, (b, 2 * PANEL)))
             for m in range(self.many):
                 at = k.at(x, (b, BLOCK), m * ROWS * apart)
                 self.tiles.operand(2 * self.many + m, at, apart * WIDTH)
                 sums, panels = (m, self.many + m), (3 * self.many, 3 * self.many + 1)
                 self.tiles.dots(sums, 2 * self.many + m, panels)
+                if between:
+                    between(k.sum((k.sum(first, b), self.many), m))
 
-    def store(self, room: Any, first: int) -> None:
+    def store(self, room: Any, first: Integer) -> None:
         """Write the sums to `room`, [16 columns][row][16], from such 16 columns on."""
+        room = self.k.computed().at(room, (first, BATCH_ROWS * ROWS))
         for half in (0, 1):
             for m in range(self.many):
-                at = ((first + half) * BATCH_ROWS + m * ROWS) * ROWS
+                at = (half * BATCH_ROWS + m * ROWS) * ROWS
                 self.tiles.store(half * self.many + m, self.k.computed().at(room, at))
 
 
-def _panel(k: KernelBuilder, w: Any, deep: int, column: Integer, half: int) -> Any:
+def _panel(k: KernelBuilder, w: Any, deep: int, column: Integer, half: Integer) -> Any:
     """Return where the weights of 16 results lie, half of a block of 32 from the number `column` /
     32 on; `deep` blocks of 32 channels follow each other."""
-    return k.at(w, (column, deep * 2 * PANEL), half * PANEL)
+    return k.at(w, (column, deep * 2 * PANEL), (half, PANEL))
 
 
 def forward(target: Target, layer: TileLayer, keeps: bool) -> KernelBuilder:
@@ -109,7 +142,11 @@ class _Forward:
         self.k, self.layer, self.keeps = k, layer, keeps
         self.at = dict(zip(k.pointers, k.arguments, strict=False))
         self.products, self.wide = _Products(k, layer), k.computed()
-        self.sums = k.room(2 * 2 * 2 * TILE)  # [4 gates, or 2 halves][row][16 units]
+        self.halves = (
+            2 if layer.quarters == 1 else 1
+        )  # of the 32 units that are summed up at a time
+        self.room = 2 * self.halves * layer.quarters * TILE  # [4 gates, or 2 halves][row][16 units]
+        self.sums = k.room(2 * self.room)
 
     def begin(self, row: Integer) -> None:
         """Bring the first cells to the room."""
@@ -127,50 +164,55 @@ class _Forward:
         h = k.builder.select(k.none(s), self.at["h"], before)
         h = k.at(h, (row, layer.size))
         x = k.at(self.at["x"], (t, batch * layer.inputs), (row, layer.inputs))
-        with k.loop(layer.size // BLOCK) as u:
-            if layer.quarters == 1:
-                self._multiply(x, h, [(0, u, 0), (0, u, 1)], 0)
-                for half in (0, 1):
-                    self._cells(row, t, u, half)
-            else:
-                for half in (0, 1):
-                    for gate in (0, 2):
-                        pair = [(gate, u, half), (gate + 1, u, half)]
-                        self._multiply(x, h, pair, gate)
-                    self._cells(row, t, u, half)
+        many, wide = layer.size // (ROWS * self.halves), self.wide
+        rooms = [wide.at(self.sums, i * self.room // 4) for i in (0, 1)]
+        # Products are written for so many tiles of rows, of each pair of gates.
+        pairs, deep = blocks(layer.quarters, 2), (layer.inputs + layer.size) // BLOCK
+        steps = pairs * deep * len(layer.tall)
 
-    def _multiply(
-        self, x: Any, h: Any, columns: list[tuple[int, Integer, int]], first: int
-    ) -> None:
-        """Sum up for 16 units of each of two gates, or halves of a block of units."""
+        def cells(n: Integer, sums: Any) -> Between:
+            return lambda line: self._cells(row, t, n, sums, line)
+
+        self._multiply(x, h, 0, rooms[0], None)
+        if many > 1:
+            with k.loop(many - 1) as n:
+                odd = k.builder.trunc(k.integer(n), I1)
+                now, before = (k.builder.select(odd, *pair) for pair in (rooms, rooms[::-1]))
+                between = _between(k, layer.rows, steps, cells(n, before))
+                self._multiply(x, h, k.sum(n, 1), now, between)
+        _each(k, layer.rows, cells(many - 1, rooms[(many - 1) % 2]))
+
+    def _multiply(self, x: Any, h: Any, n: Integer, sums: Any, between: Between | None) -> None:
+        """Sum up for 16 units of all gates, two at a time, or of two halves of a block of units."""
         k, layer, products = self.k, self.layer, self.products
-        products.begin()
-        for source, name, width in ((x, "w_ih", layer.inputs), (h, "w", layer.size)):
-            deep = width // BLOCK
-            panels = [
-                _panel(k, self.at[name], deep, k.sum(u, gate * layer.size // BLOCK), half)
-                for gate, u, half in columns
-            ]
-            products.add(source, width, deep, panels, 2 * PANEL)
-        products.store(self.sums, first)
-
-    def _cells(self, row: Integer, t: Integer, u: Integer, half: int) -> None:
-        """Write the states of 16 units."""
-        k, layer, wide = self.k, self.layer, self.wide
-        unit = (u, BLOCK), half * ROWS
-        quarters = range(layer.quarters)
-        bias = [k.load(k.at(self.at["bias"], *unit, q * layer.size)) for q in quarters]
-        together = TOGETHER if layer.rows % TOGETHER == 0 else 1
-        with k.loop(layer.rows // together) as i:
-            for r in range(together):
-                line = k.sum((i, together), r)
-                place = half if layer.quarters == 1 else 0
-                values = [
-                    wide.load(wide.at(self.sums, (line, ROWS), (place + q) * BATCH_ROWS * ROWS))
-                    + bias[q]
-                    for q in quarters
+        n, one, apart = k.integer(n), k.integer(1), layer.size // BLOCK
+        single = layer.quarters == 1
+        u, half = (n, 0) if single else (k.builder.lshr(n, one), k.builder.and_(n, one))
+        with k.loop(blocks(layer.quarters, 2)) as pair:
+            products.begin()
+            first = k.times(pair, (layer.inputs + layer.size) // BLOCK)
+            for source, name, width in ((x, "w_ih", layer.inputs), (h, "w", layer.size)):
+                deep = width // BLOCK
+                places = [
+                    (u, i) if single else (k.sum(u, (pair, 2 * apart), i * apart), half)
+                    for i in (0, 1)
                 ]
-                self._cell(values, k.sum(row, line), line, t, unit)
+                panels = [_panel(k, self.at[name], deep, *place) for place in places]
+                products.add(source, width, deep, panels, between, first)
+                first = k.sum(first, deep)
+            products.store(sums, k.times(pair, 2))
+
+    def _cells(self, row: Integer, t: Integer, n: Integer, sums: Any, line: Integer) -> None:
+        """Write the states of 16 units of a row, or of 32."""
+        k, layer, wide = self.k, self.layer, self.wide
+        for half in range(self.halves):
+            unit = (n, ROWS * self.halves), half * ROWS
+            values = [
+                wide.load(wide.at(sums, (line, ROWS), (half + q) * BATCH_ROWS * ROWS))
+                + k.load(k.at(self.at["bias"], *unit, q * layer.size))
+                for q in range(layer.quarters)
+            ]
+            self._cell(values, k.sum(row, line), line, t, unit)
 
     def _cell(
         self, sums: list[Vector], row: Integer, line: Integer, t: Integer, unit: tuple[Any, ...]
@@ -223,7 +265,7 @@ class _Backward:
         self.tops, self.last, self.cell = present
         self.at = dict(zip(k.pointers, k.arguments, strict=False))
         self.products, self.wide = _Products(k, layer), k.computed()
-        self.sums = k.room(2 * 2 * TILE)  # [2 halves][row][16 units]
+        self.sums = k.room(2 * 2 * 2 * TILE)  # [2 halves][row][16 units], twice
 
     def _each(self, body: Any) -> None:
         """Write down `body` for each row, and each 16 units of it."""
@@ -258,18 +300,35 @@ class _Backward:
         gates = layer.quarters * layer.size
         later = k.at(self.at["dgates"], (k.builder.sub(k.integer(t), way), layer.batch * gates))
         deep = gates // BLOCK
-        with k.loop(layer.size // BLOCK) as u:
-            with k.builder.if_else(k.none(s)) as (begins, goes_on):
-                with begins:
-                    self._last(row, u)
-                with goes_on:
-                    self.products.begin()
-                    panels = [_panel(k, self.at["w"], deep, u, half) for half in (0, 1)]
-                    x = k.at(later, (row, gates))
-                    self.products.add(x, gates, deep, panels, 2 * PANEL)
-                    self.products.store(self.sums, 0)
-            for half in (0, 1):
-                self._slopes(row, t, way, (u, half), final)
+        many, x = layer.size // BLOCK, k.at(later, (row, gates))
+        rooms = [self.wide.at(self.sums, i * TILE) for i in (0, 1)]
+
+        def steep(u: Integer, sums: Any) -> Between:
+            return lambda line: self._slopes(row, t, way, u, final, sums, line)
+
+        with k.builder.if_else(k.none(s)) as (begins, goes_on):
+            with begins, k.loop(many) as u:
+                self._last(row, u)
+                _each(k, layer.rows, steep(u, rooms[0]))
+            with goes_on:
+                self._multiply(x, 0, rooms[0], None)
+                if many > 1:
+                    with k.loop(many - 1) as u:
+                        odd = k.builder.trunc(k.integer(u), I1)
+                        now, before = (
+                            k.builder.select(odd, *pair) for pair in (rooms, rooms[::-1])
+                        )
+                        between = _between(k, layer.rows, deep * len(layer.tall), steep(u, before))
+                        self._multiply(x, k.sum(u, 1), now, between)
+                _each(k, layer.rows, steep(many - 1, rooms[(many - 1) % 2]))
+
+    def _multiply(self, x: Any, u: Integer, sums: Any, between: Between | None) -> None:
+        """Sum up for 32 units."""
+        k, gates = self.k, self.layer.quarters * self.layer.size
+        self.products.begin()
+        panels = [_panel(k, self.at["w"], gates // BLOCK, u, half) for half in (0, 1)]
+        self.products.add(x, gates, gates // BLOCK, panels, between)
+        self.products.store(sums, 0)
 
     def _last(self, row: Integer, u: Integer) -> None:
         """Let the gradients of the last states take the place of sums."""
@@ -283,17 +342,17 @@ class _Backward:
                 wide.store(value, wide.at(self.sums, (r, ROWS), half * BATCH_ROWS * ROWS))
 
     def _slopes(
-        self, row: Integer, t: Integer, way: Integer, place: tuple[Integer, int], final: Any
-    ) -> None:
-        """Write the gradients of the gates of 16 units."""
-        k, layer, wide, (u, half) = self.k, self.layer, self.wide, place
-        unit, size, batch = ((u, BLOCK), half * ROWS), layer.size, layer.batch
+        self, row: Integer, t: Integer, way: Integer, u: Integer, final: Any, sums: Any,
+        line: Integer,
+    ) -> None:  # fmt: skip
+        """Write the gradients of the gates of 32 units of a row."""
+        k, layer, wide = self.k, self.layer, self.wide
+        size, batch, gates = layer.size, layer.batch, layer.quarters * layer.size
         earlier = k.at(self.at["cells"], (k.sum(t, way), batch * size))
-        old = k.builder.select(final, self.at["c"], earlier)
-        gates = layer.quarters * size
-        with k.loop(layer.rows) as line:
-            r = k.sum(row, line)
-            dh = wide.load(wide.at(self.sums, (line, ROWS), half * BATCH_ROWS * ROWS))
+        old, r = k.builder.select(final, self.at["c"], earlier), k.sum(row, line)
+        for half in (0, 1):
+            unit = (u, BLOCK), half * ROWS
+            dh = wide.load(wide.at(sums, (line, ROWS), half * BATCH_ROWS * ROWS))
             state = (t, batch * size), (r, size), *unit
             if self.tops:
                 dh = dh + k.load(k.at(self.at["dhs"], *state))

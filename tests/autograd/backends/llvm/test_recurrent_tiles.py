@@ -36,7 +36,10 @@ if "+avx512bf16" in targets.target().features.split(","):
 if amx.permitted():
     BACKENDS.append("llvm:tiles=amx")
 # Steps, rows, inputs, units, back to front: whole tiles, and rows and inputs that fill none.
-CASES = [(3, 32, 32, 32, False), (4, 45, 5, 64, True), (1, 9, 40, 32, False), (2, 70, 1, 32, True)]
+CASES = [
+    (3, 32, 32, 32, False), (4, 45, 5, 64, True), (1, 9, 40, 32, False), (2, 70, 1, 32, True),
+    (2, 45, 5, 256, False),
+]  # fmt: skip
 
 TOGETHER = [
     *((BACKENDS[0], case) for case in CASES),
