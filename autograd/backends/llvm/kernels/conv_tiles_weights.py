@@ -229,8 +229,9 @@ class _Writer:
         held: dict[int, tuple[int, int]] = {}
         for j in range(o[1]):
             tiles.operand(gradient, k.at(top, j * across * PLACE))
+            order = factors[::-1] if j % 2 else factors  # what is held comes first
             for first in range(0, len(factors), len(images)):
-                some = dict(zip(images, factors[first : first + len(images)], strict=False))
+                some = dict(zip(images, order[first : first + len(images)], strict=False))
                 for tile, (t, i) in some.items():
                     if held.get(tile) != (t, i):
                         tiles.operand(tile, k.at(line, (taps[t][1] + i * width) * PLACE))

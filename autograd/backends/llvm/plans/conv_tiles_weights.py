@@ -91,10 +91,16 @@ class TileGradient:
         high, wide = blocks(c.channels, ROWS), blocks(c.results, ROWS)
         self.packed = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a row
         row, size = 2 * (u * self.packed[0] + self.packed[1]), high * wide * c.indices * TILE
+        # Rows of results of one group of images after those of the other.
+        self.units = e * blocks(n, gradient.BATCH)
+        self.parts = parts_of(c.macs, self.units, FOLD * prod(self.shape))
+        most = min(e, blocks(self.units, self.parts))  # rows of a part, in a group
         # Where sums are many, they are read and written for many rows at a time.
-        guess = min(e, max(1, CACHE // row, size // row))
+        guess = min(most, max(1, CACHE // row, size // row))
         way = target.vary(gradient.TileSums(guess, gradient.SUMS))
-        self.rows, together = min(e, way.rows), min(gradient.SUMS, way.sums)
+        self.rows, together = even(most, way.rows), min(gradient.SUMS, way.sums)
+        # Sums of all are kept, unless those of a block are complete at once.
+        self.kept = int(self.rows < most or self.units > e)
         self.taps = min(t[0] for t in c.taps), max(t[0] for t in c.taps)
         needed = (self.rows - 1) * u + self.taps[1] - self.taps[0] + 1
         self.ring = 1 << (min(h, needed) - 1).bit_length()
@@ -117,11 +123,6 @@ class TileGradient:
             )
             dy = gradient.PackedRows(n, c.results, f, 1, f, count, True)
             self.packs.append([build(gradient.pack_rows, target, p) for p in (x, dy)])
-        # Rows of results of one group of images after those of the other.
-        self.units = e * len(self.packs)
-        self.parts = parts_of(c.macs, self.units, FOLD * prod(self.shape))
-        # Sums of all are kept, unless those of a block are complete at once.
-        self.kept = int(self.rows < e or self.units > e)
         self.room = (size if self.kept else gradient.PAIR**2 * c.indices * TILE) // 4
         self.merge = build(increase, target, "float32")
 
@@ -183,6 +184,12 @@ class TileGradient:
         from_image = group * gradient.BATCH * self.c.results * 2
         to = self.rooms[1].address(worker)
         self.packs[group][1](tops + row * self.line[1] + from_image, to, rows)
+
+
+def even(count: int, most: int) -> int:
+    """Return how many of `count` are done at a time, at most `most`, in pieces as even as can
+    be."""
+    return blocks(count, blocks(count, max(1, most)))
 
 
 def _sees_single_pixels(c: TileCorrelation) -> bool:
