@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from math import prod
 from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
@@ -27,6 +28,7 @@ BATCH = 2 * ROWS  # images that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
 SQUARE = ROWS * ROWS  # sums of a tile
 SUMS = 6  # tiles of sums, at most: that leaves one for each factor
+AHEAD = 2  # pixels that are asked for before they are packed
 NUMBERS = ir.VectorType(I16, ROWS)
 PAIRS = ir.Constant(ir.VectorType(I32, 2 * ROWS), [i for n in range(ROWS) for i in (n, n + ROWS)])
 PAIR = 2  # blocks of results whose sums are formed together
@@ -62,6 +64,9 @@ def pack_rows(target: Target, p: PackedRows) -> KernelBuilder:
         for first, times, size in pieces(p.channels, ROWS):
             with k.loop(times) as i:
                 at, tile = k.at(pixel, (i, ROWS), first), k.sum(i, first // ROWS)
+                ahead = k.at(pixel, (tile, ROWS * BATCH), AHEAD * p.apart * p.images * p.channels)
+                for line in range(0, ROWS * BATCH, 2 * ROWS):
+                    k.prefetch(k.at(ahead, line))
                 lines = [
                     numbers(k, k.at(at, n * p.channels), size * (n < p.present))
                     for n in range(BATCH)
@@ -110,7 +115,9 @@ def correlate_weights(
     for o in _several(k, writer.results, PAIR):
         for b in _several(k, writer.channels, writer.most):
             place = writer.place(o, b)
-            for taps in writer.taps(o[1] * b[1]):
+            groups = writer.taps(o[1] * b[1])
+            for number, taps in enumerate(groups):
+                writer.share = number, len(groups)
                 writer.add(taps, o, b, place)
             with k.where(k.positive(k.arguments[7])):
                 writer.finish(o, b, place)
@@ -142,6 +149,7 @@ class _Writer:
         self.tiles = Tiles(k, [(ROWS, BYTES)] * TILES)
         self.results, self.channels = blocks(c.results, ROWS), blocks(channels, ROWS)
         self.across = blocks(c.channels, ROWS)  # of packed images
+        self.share = 0, 1  # of the gradient's lines that are asked for: number, of how many
         # Taps of a row share tiles of images with their neighbours; a single one shares none.
         self.most = PAIR if max(map(len, self._rows_of_taps())) == 1 else 1
 
@@ -226,6 +234,7 @@ class _Writer:
         line = k.at(x, (k.sum((slot, self.across), b[0]), width * PLACE),
                     (f, c.stride[1] * PLACE))  # fmt: skip
         factors = [(t, i) for t in seen for i in range(b[1])]
+        self._fetch(o, b, k.sum((row, across), f))
         held: dict[int, tuple[int, int]] = {}
         for j in range(o[1]):
             tiles.operand(gradient, k.at(top, j * across * PLACE))
@@ -237,6 +246,19 @@ class _Writer:
                         tiles.operand(tile, k.at(line, (taps[t][1] + i * width) * PLACE))
                         held[tile] = t, i
                 tiles.dots([sums.index((*f, j)) for f in some.values()], gradient, [*some])
+
+    def _fetch(self, o: Some, b: Some, pixel: Integer) -> None:
+        """Ask for some of the cache lines that `finish` will write: at each pixel for those of a
+        result or more, at each group of taps for its share of their lines."""
+        k, (number, groups) = self.k, self.share
+        many, lines = o[1] * ROWS, self.c.indices * b[1]
+        at_once = blocks(many, prod(self.c.output))
+        for i in range(at_once):
+            result = k.builder.and_(k.integer(k.sum((pixel, at_once), i)), k.integer(many - 1))
+            line = k.sum((k.sum((o[0], ROWS), result), self.wanted), (b[0], ROWS))
+            to = self.wide.at(k.arguments[3], (line, self.c.indices))
+            for share in range(lines * number // groups, lines * (number + 1) // groups):
+                k.prefetch(self.wide.at(to, share * ROWS), write=True)
 
     def finish(self, o: Some, b: Some, place: Any) -> None:
         """Write the gradients of complete sums: of each result, for 16 channels at a time, the taps
