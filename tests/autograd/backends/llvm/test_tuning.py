@@ -26,7 +26,7 @@ from tallygrad.autograd.backends.llvm import tuning
 from tallygrad.autograd.backends.llvm.compiler import cache, jit
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.kernels.conv_direct import ConvTile
-from tallygrad.autograd.backends.llvm.plans import conv_tiles
+from tallygrad.autograd.backends.llvm.plans import conv_tiles, conv_tiles_weights
 from tallygrad.autograd.backends.llvm.registry import find, find_tiled
 from tallygrad.autograd.backends.llvm.tuning import Choice, Tuner
 
@@ -177,7 +177,8 @@ def test_no_choice_of_tiles_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> No
         kernels.append(parameters[0:1] + parameters[2:])
         return call
 
-    monkeypatch.setattr(conv_tiles, "build", build)
+    for plans in (conv_tiles, conv_tiles_weights):
+        monkeypatch.setattr(plans, "build", build)
     images, filters, dy = (110, 16, 3, 3), (12, 16, 1, 2), (110, 12, 3, 2)
     attributes = {**PLAIN, "padding": ((0, 0), (0, 0))}
     for name, shapes, asked, several in (
