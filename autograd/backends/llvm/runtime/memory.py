@@ -4,10 +4,12 @@ the arithmetic."""
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache
 from math import inf
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,44 @@ ALIGNED = 64  # bytes: a cache line, and the widest vector
 SMALL = 1 << 12  # bytes of the smallest block, a page
 IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used at once
 MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
+LARGE = 1 << 21  # bytes of a large page
+
+
+class LargePages:
+    """Hands out memory of large pages, of which a processor finds the addresses in its own tables:
+    it holds those of some megabytes in small pages, and a step touches hundreds.
+
+    Pieces smaller than a page share one, which goes back to the system with the last of them."""
+
+    def __init__(self) -> None:
+        self.rest = np.empty(0, np.uint8)
+        self.lock = Lock()
+
+    def take(self, size: int) -> NDArray:
+        """Return `size` bytes that begin a cache line."""
+        room = -(-size // ALIGNED) * ALIGNED
+        if room >= LARGE:
+            return _mapped(room)[:size]
+        with self.lock:
+            whole = self.rest if room <= self.rest.size else _mapped(LARGE)
+            piece, rest = whole[:room], whole[room:]
+            if whole is self.rest or rest.size > self.rest.size:
+                self.rest = rest
+        return piece[:size]
+
+
+def _mapped(size: int) -> NDArray:
+    """Return new memory that begins a large page, in such pages where the system has them."""
+    memory = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    numbers = np.frombuffer(memory, np.uint8)
+    offset = -numbers.ctypes.data % LARGE
+    # The rest of the last page stays in small ones, so that no memory is lost.
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE, offset, size // LARGE * LARGE)
+    return numbers[offset : offset + size]
+
+
+pages = LargePages() if hasattr(mmap, "MADV_HUGEPAGE") else None
 
 
 class SystemMemory:
@@ -27,7 +67,8 @@ class SystemMemory:
     __slots__ = ("numbers", "start")
 
     def __init__(self, size: int) -> None:
-        self.numbers = np.empty(size + ALIGNED, np.uint8)
+        room = size + ALIGNED
+        self.numbers = pages.take(room) if pages else np.empty(room, np.uint8)
         start = self.numbers.ctypes.data
         self.start = start + -start % ALIGNED
 
