@@ -48,8 +48,15 @@ class LargePages:
 
 
 def _mapped(size: int) -> NDArray:
-    """Return new memory that begins a large page, in such pages where the system has them."""
-    memory = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Return new memory that begins a large page, in such pages where the system has them.
+    MemoryError where it gives none."""
+    try:
+        memory = mmap.mmap(-1, size + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:
+        # The address space may have room without the margin; if not, NumPy's error says the size.
+        numbers = np.empty(size + ALIGNED, np.uint8)
+        offset = -numbers.ctypes.data % ALIGNED
+        return numbers[offset : offset + size]
     numbers = np.frombuffer(memory, np.uint8)
     offset = -numbers.ctypes.data % LARGE
     # The rest of the last page stays in small ones, so that no memory is lost.

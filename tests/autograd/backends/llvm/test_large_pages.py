@@ -55,3 +55,16 @@ def test_pages_go_back_to_the_system() -> None:
     gc.collect()
     # A third of a page each, and two pages each: all but the page that is in use at the end.
     assert before - mapped() >= count * (LARGE // 3 + 2 * LARGE) - LARGE
+
+
+def test_without_room_for_the_margin_memory_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory.mmap, "mmap", refuse)
+    pages = LargePages()
+    pieces = [pages.take(size) for size in SIZES]
+    assert [piece.size for piece in pieces] == SIZES
+    assert all(piece.ctypes.data % ALIGNED == 0 for piece in pieces)
+    with pytest.raises(MemoryError):
+        pages.take(1 << 60)
