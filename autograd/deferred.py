@@ -134,7 +134,8 @@ class DeferralPlan(NamedTuple):
     left to `tail`, whose `operands` are those of the arguments and then the results at these
     indices. The operands in `must_own` must belong to the engine alone, since anybody else could
     change them unnoticed; the others are copied where they do not. At most `max_depth` calls are
-    pending in a row, this one included."""
+    pending in a row, this one included. Of calls that are `alone`, one of a kind is pending at a
+    time, so that unread ones do not keep the memory of their operands."""
 
     tail: Call
     operands: tuple[int, ...]
@@ -142,6 +143,7 @@ class DeferralPlan(NamedTuple):
     output: int = 0
     immediate: Call | None = None
     max_depth: int = MAX_DEPTH
+    alone: bool = False
 
 
 class Pending:
@@ -172,13 +174,24 @@ class Pending:
 
 
 def defer(
-    array: Array, call: Call, operands: tuple[Array, ...], max_depth: int = MAX_DEPTH
-) -> None:
+    array: Array, call: Call, operands: tuple[Array, ...], max_depth: int = MAX_DEPTH,
+    alone: bool = False,
+) -> None:  # fmt: skip
     """Leave an array without numbers to a call that runs when somebody reads it.
 
     If that makes more than `max_depth` pending calls in a row, the operands of the call before it
-    are realized."""
+    are realized; if it is `alone`, the one of its kind before it."""
     with lock:
+        if alone:
+            here = recorders.get(get_ident())
+            for before in _alive():
+                pending = before.storage.pending
+                if (
+                    pending is not None
+                    and pending.call.name == call.name
+                    and pending.recorder is here
+                ):
+                    before.realize()
         for a in operands:
             if _depth(a) >= max_depth and a.storage.pending is not None:
                 for b in a.storage.pending.operands:

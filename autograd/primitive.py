@@ -366,6 +366,7 @@ def _defer(plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...
         plan.tail,
         tuple([a if checked or a.storage.owned else _copied(a) for a, checked in operands]),
         plan.max_depth,
+        plan.alone,
     )
     return results
 

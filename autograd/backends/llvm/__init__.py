@@ -103,7 +103,8 @@ class Llvm:
         if how.tail is None:
             large = [i for i, spec in enumerate(call.specs) if spec == call.specs[0]]
             operands = tuple(range(len(call.specs)))
-            return DeferralPlan(call, operands, tuple(large), max_depth=how.max_depth)
+            must_own = how.must_own or tuple(large)
+            return DeferralPlan(call, operands, must_own, max_depth=how.max_depth, alone=how.alone)
         name, specs, attrs = how.tail
         executable = find(self.target, name, specs, attrs)
         if executable is None:

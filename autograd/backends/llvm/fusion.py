@@ -74,7 +74,7 @@ def _(target: Target, x: Spec, dy: Spec, **attrs: Any) -> Deferral | None:
     if x.shape[1] * dy.shape[1] * prod(attrs["size"]) < LEAST:
         return None
     placeable = isinstance(find_tiled(target, "conv2d_dw", (x, dy), attrs), Placeable)
-    return Deferral() if placeable else None
+    return Deferral(must_own=(0, 1), alone=True) if placeable else None
 
 
 @fuses("store")

@@ -32,6 +32,7 @@ class Deferral(NamedTuple):
     immediate: Executable | None = None  # computes the other results at once
     name: str = ""  # by which fusion rules know the immediate part
     max_depth: int = MAX_DEPTH  # pending calls in a row, at most
+    alone: bool = False  # one of the primitive is pending at a time
 
 
 Defer: TypeAlias = Callable[..., Deferral | None]

@@ -3,8 +3,8 @@
 For sums over images these must lie along the inner axis of both factors. Rows of images and of
 gradients are packed, 32 images at a time: images as [row][channel / 16][column][16 pairs of
 images][16 channels][2], gradients, turned round, [row][result / 16][column][16 results][16 pairs of
-images][2]. Tiles of sums have a row for each result; of all taps of two blocks of results and one
-of channels they become rows of the gradient, (results, channels, taps) in float32, once complete.
+images][2]. A tile of sums has a row for each result. Once complete, sums are written as rows of the
+gradient, (results, channels, taps) in float32.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ AHEAD = 2  # pixels that are asked for before they are packed
 NUMBERS = ir.VectorType(I16, ROWS)
 PAIRS = ir.Constant(ir.VectorType(I32, 2 * ROWS), [i for n in range(ROWS) for i in (n, n + ROWS)])
 PAIR = 2  # blocks of results whose sums are formed together
+TAPS = 25  # of which a gradient's numbers are put in order in registers, at most
 
 
 class TileSums(NamedTuple):
@@ -105,8 +106,8 @@ def correlate_weights(
     """Return the kernel that sums up what rows of 32 images' gradients give: packed images, packed
     gradients, sums, the gradient of weights for the first `channels`; the first row, number of
     rows, whether sums `begin` at zero, else they are added to; whether they end, so that the
-    gradient is written, and whether all are kept, else those of a block lie where those of the last
-    one did. A row of images lies at its number modulo `ring`, a power of two. `together`: how many
+    gradient is written, and whether sums of all blocks are `kept`, else these share their room. A
+    row of images lies at its number modulo `ring`, a power of two. `together`: how many
     tiles of sums are formed at a time, at least those of a tap."""
     k = KernelBuilder(
         target, "bfloat16", ("x", "dy", "sums", "dw"), ("first", "rows", "begins", "ends", "kept")
@@ -250,6 +251,8 @@ class _Writer:
     def _fetch(self, o: Some, b: Some, pixel: Integer) -> None:
         """Ask for some of the cache lines that `finish` will write: at each pixel for those of a
         result or more, at each group of taps for its share of their lines."""
+        if self.c.indices > TAPS:
+            return
         k, (number, groups) = self.k, self.share
         many, lines = o[1] * ROWS, self.c.indices * b[1]
         at_once = blocks(many, prod(self.c.output))
@@ -272,6 +275,9 @@ class _Writer:
             with k.loop(high) as row:
                 top = k.sum((k.sum(o[0], j), ROWS), row)
                 for i in range(b[1]):
+                    if taps > TAPS:
+                        self._scatter(self._square(place, 0, i, j, o[1]), row, top, (b[0], i))
+                        continue
                     from_tile = [
                         wide.load(wide.at(self._square(place, tap, i, j, o[1]), (row, ROWS)))
                         for tap in range(taps)
@@ -283,6 +289,20 @@ class _Writer:
                         if self.wanted % ROWS:
                             left = k.sum(line - n * ROWS, (first, -1))
                         wide.store(value, wide.at(to, n * ROWS), left)
+
+    def _scatter(self, square: Any, row: Integer, top: Integer, b: tuple[Integer, int]) -> None:
+        """Write a result's gradients of 16 channels, a tap after the other."""
+        k, wide, taps = self.k, self.wide, self.c.indices
+        first = k.sum((b[0], ROWS), b[1] * ROWS)
+        with k.loop(taps) as tap:
+            values = wide.load(wide.at(square, (tap, SQUARE), (row, ROWS)))
+            for lane in range(ROWS):
+                channel = k.sum(first, lane)
+                to = wide.at(k.arguments[3], (top, self.wanted * taps), (channel, taps), tap)
+                there = k.positive(k.sum(self.wanted, (channel, -1)))
+                with k.where(there):
+                    number = k.builder.extract_element(values.value, I32(lane))
+                    k.builder.store(number, to, align=4)
 
 
 def _interleaved(k: KernelBuilder, vectors: list[Vector]) -> Iterator[Vector]:

@@ -29,6 +29,7 @@ from .pixels import Gathered, Pixels, new_pixels
 MOST = 3000  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 512  # bytes of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
+GRIDS = 9  # kernels that are worth the time of compiling blocks of several widths
 NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlocks`
 Prepare = Callable[[NDArray], NDArray]
 
@@ -95,7 +96,8 @@ class TileConvolution:
         self.pixels = Pixels(target, Spec(self.shape, dtype))
         self.kernels, any_outer = [], False
         way = target.vary(TileBlocks(NEAR, SEEN))
-        across = min(c.across for c in several)
+        # Where each remainder by a large stride has a kernel, one kind of block is enough.
+        across = min(c.across for c in several) if len(several) <= GRIDS else 1
         parts = [*first.blocked(first.most // across)]
         for number, c in enumerate(several):
             outer = c.width * c.weights > way.near

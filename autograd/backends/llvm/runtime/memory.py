@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections import defaultdict
 from contextlib import suppress
 from functools import cache
@@ -22,13 +23,15 @@ SMALL = 1 << 12  # bytes of the smallest block, a page
 IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used at once
 MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
 LARGE = 1 << 21  # bytes of a large page
+SHARED = 4 * LARGE  # bytes that small pieces share
 
 
 class LargePages:
     """Hands out memory of large pages, of which a processor finds the addresses in its own tables:
     it holds those of some megabytes in small pages, and a step touches hundreds.
 
-    Pieces smaller than a page share one, which goes back to the system with the last of them."""
+    Pieces smaller than a page share some, which go back to the system with the last of them; what
+    does not fit at their end is lost."""
 
     def __init__(self) -> None:
         self.rest = np.empty(0, np.uint8)
@@ -40,7 +43,7 @@ class LargePages:
         if room >= LARGE:
             return _mapped(room)[:size]
         with self.lock:
-            whole = self.rest if room <= self.rest.size else _mapped(LARGE)
+            whole = self.rest if room <= self.rest.size else _mapped(SHARED)
             piece, rest = whole[:room], whole[room:]
             if whole is self.rest or rest.size > self.rest.size:
                 self.rest = rest
@@ -66,6 +69,16 @@ def _mapped(size: int) -> NDArray:
 
 
 pages = LargePages() if hasattr(mmap, "MADV_HUGEPAGE") else None
+
+
+def _forked() -> None:
+    """Renew the lock in a child of `fork`, where the thread that held it is gone."""
+    if pages is not None:
+        pages.lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class SystemMemory:

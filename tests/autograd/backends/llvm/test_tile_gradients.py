@@ -75,6 +75,16 @@ def test_a_gradient_is_written_to_its_slot(
     assert (flat.value[:3] == 7).all() and (flat.value[-5:] == 7).all()
 
 
+def test_one_gradient_at_a_time_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else gradients that nobody stores would keep the images of all layers."""
+    monkeypatch.setattr(fusion, "LEAST", 1)
+    with context.using(backend=BACKENDS[0]):
+        first, _ = gradient(CASES[0])
+        assert first.storage.pending is not None
+        second, _ = gradient(CASES[1])
+        assert first.storage.pending is None and second.storage.pending is not None
+
+
 def test_a_gradient_is_copied_to_a_slot_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion, "LEAST", 1)
     with context.using(backend=BACKENDS[0]):

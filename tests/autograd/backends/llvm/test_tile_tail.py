@@ -69,4 +69,5 @@ def test_moments_are_those_of_results(tiles: str, images: int, results: int, wid
     mean = (shift + off / count).mean(axis=0)
     np.testing.assert_allclose(mean, y.mean(axis=(0, 2, 3)), atol=2e-2)
     power = (square + 2 * shift * off + count * shift**2).sum(axis=0)
-    np.testing.assert_allclose(power, (y**2).sum(axis=(0, 2, 3)), rtol=1e-2)
+    off_by = 2e-2 / np.sqrt(y[:, 0].size)  # what rounding y changes, less than any value of it
+    np.testing.assert_allclose(power, (y**2).sum(axis=(0, 2, 3)), rtol=off_by)
