@@ -19,6 +19,7 @@ from .compiler.isa.targets import Target
 from .compiler.jit import build
 from .kernels.epilogue import NOTHING, TOTALS, Epilogue, merge_moments, merge_sums, scaling
 from .plans.batch_norm import moments, normalising, slope, sums
+from .plans.conv_tiles_weights import is_placeable
 from .plans.elementwise import together
 from .registry import Deferral, defers, find, find_fastest, find_tiled, fuse, fuses
 from .runtime.executable import Executable, Placeable
@@ -73,8 +74,9 @@ def _(target: Target, x: Spec, dy: Spec, **attrs: Any) -> Deferral | None:
     """Defer it where it may be written straight to the gradient's slot."""
     if x.shape[1] * dy.shape[1] * prod(attrs["size"]) < LEAST:
         return None
-    placeable = isinstance(find_tiled(target, "conv2d_dw", (x, dy), attrs), Placeable)
-    return Deferral(must_own=(0, 1), alone=True) if placeable else None
+    if not is_narrow(x.dtype) or not is_placeable(target, x, dy, **attrs):
+        return None
+    return Deferral(must_own=(0, 1), alone=True)
 
 
 @fuses("store")
@@ -84,6 +86,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     if slot is not None or signature is None or signature.call.name != "conv2d_dw":
         return None
     dw = signature.call
+    # A plan of its own: executables have scratch memory, and both may run at the same time.
     plan = find_tiled(dw.target, dw.name, dw.specs, dw.attrs)
     same = call.specs[0] == call.specs[1]
     return Fused(plan.into, (None, PAIR)) if same and isinstance(plan, Placeable) else None

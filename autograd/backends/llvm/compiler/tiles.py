@@ -87,6 +87,17 @@ class Tiles:
             )
             self.k.builder.store(value, self._row(tile, row), align=BYTES)
 
+    def resume(self, begins: Any, places: Sequence[Any]) -> None:
+        """Set the first tiles, of sums, to zeros where a flag is set, else read them from memory
+        without gaps."""
+        with self.k.builder.if_else(begins) as (begin, go_on):
+            with begin:
+                for tile in range(len(places)):
+                    self.zero(tile)
+            with go_on:
+                for tile, place in enumerate(places):
+                    self.load(tile, place)
+
     def store(self, tile: int, pointer: Any, stride: int = BYTES) -> None:
         """Write sums, whose rows are so many bytes apart."""
         if self._amx:

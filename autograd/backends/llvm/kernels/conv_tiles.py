@@ -244,33 +244,28 @@ class _Writer:
         self.before = k.slot()  # where the last block lies in y
         arrays = dict(zip(k.pointers, k.arguments, strict=False))
         self.tail = TileTail(k, c.results, self.height, arrays, epilogue, begins)
-        self.together = self.tail.together
 
     def row(self, o: Integer, e: Integer, size: int) -> None:
         """Write a block of `size` results along a row."""
-        k, wide = self.k, 1
+        k, wide = self.k, 0
         several = k.builder.icmp_unsigned(">", self.count, k.integer(1))
         self.tail.begin(o, size)
-        for number, run in enumerate(_runs(self.c, self.across)):
+        for run in _runs(self.c, self.across):
             before, wide = wide, len(run.seen)
-            if number == 0:
-                self._block(o, e, run, 0, 0, size, 0)
-                self.tail.shift(e, self.sums, self.tall[0])
-                with k.where(several), k.loop(k.builder.sub(self.count, k.integer(1))) as n:
-                    self._block(o, e, run, 0, k.sum(n, 1), size, wide)
-                run, before = run._replace(first=run.first + wide, times=run.times - 1), wide
-            elif before != wide:
+            if before != wide:  # the first block of this width
                 self._block(o, e, run, 0, 0, size, before)
+                if not before:
+                    self.tail.shift(e, self.sums, self.tall[0])
                 with k.where(several), k.loop(k.builder.sub(self.count, k.integer(1))) as n:
                     self._block(o, e, run, 0, k.sum(n, 1), size, wide)
-                continue
+                run = run._replace(first=run.first + wide, times=run.times - 1)
             if run.times:
                 with k.loop(run.times) as i, k.loop(self.count) as n:
                     self._block(o, e, run, i, n, size, wide)
         last = k.builder.load(self.before, typ=I64)
         for pixel in range(wide):
-            with k.loop(self.height // self.together) as i:
-                self._finish(pixel, k.times(i, self.together), last)
+            with k.loop(self.height // self.tail.together) as i:
+                self._finish(pixel, k.times(i, self.tail.together), last)
         self.tail.end(e)
 
     def _finish(self, pixel: int, image: Integer, last: Integer) -> None:
@@ -296,7 +291,7 @@ class _Writer:
             """Return what is done between products: images are finished, and asked for."""
             todo: list[Callable[[], None]] = []
             for p in range(max(wide, before)):
-                for image in (k.sum(first, j) for j in range(0, images, self.together)):
+                for image in (k.sum(first, j) for j in range(0, images, self.tail.together)):
                     if p < before:
                         todo.append(partial(self._finish, p, image, last))
                     if p < wide:
@@ -308,7 +303,7 @@ class _Writer:
             for half in range(halves):
                 self.tiles.zero(m * self.halves + half)
         many = c.channels // self.depth
-        step = self.together
+        step = self.tail.together
         sizes = (d for d in range(step, height + 1, step) if height % d == 0)
         each = next(d for d in sizes if d * many >= height)
         parts = [(0, height // each, each), (height // each, many - height // each, 0)]

@@ -184,13 +184,7 @@ class _Writer:
         sums = [(t, i, j) for j in range(o[1]) for t in range(len(taps)) for i in range(b[1])]
         places = [self._square(place, taps[t][2], i, j, o[1]) for t, i, j in sums]
         zero = k.none(k.builder.sub(k.arguments[6], k.integer(1)))
-        with k.builder.if_else(zero) as (begin, go_on):
-            with begin:
-                for tile in range(len(sums)):
-                    self.tiles.zero(tile)
-            with go_on:
-                for tile, at in enumerate(places):
-                    self.tiles.load(tile, at)
+        self.tiles.resume(zero, places)
         _, first, rows = self._rows(taps[0][0])
         with k.where(k.positive(rows)), k.loop(rows) as r:
             row = k.sum(first, r)
@@ -222,10 +216,11 @@ class _Writer:
 
     def _pixel(
         self, taps: list[Tap], o: Some, b: Some, row: Integer, f: Integer,
-        wanted: tuple[list[tuple[int, int, int]], tuple[int, ...]],
+        which: tuple[list[tuple[int, int, int]], tuple[int, ...]],
     ) -> None:  # fmt: skip
-        """Add the products of a pixel; `row` counts from the first one of this call."""
-        k, c, tiles, (sums, seen) = self.k, self.c, self.tiles, wanted
+        """Add the products of a pixel: `which` sums there are, and the taps that the pixel sees.
+        `row` counts from the first one of this call."""
+        k, c, tiles, (sums, seen) = self.k, self.c, self.tiles, which
         x, dy, _, _, start, *_ = k.arguments
         width, across = c.image[1], c.output[1]
         gradient, *images = range(len(sums), TILES)

@@ -20,19 +20,18 @@ from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.tiles import BYTES, ROWS, TILE, WORDS, Tiles
 from ..compiler.transpose import columns_of
 from .conv_tiles import blocks
-from .conv_tiles_weights import numbers, packed_tile
+from .conv_tiles_weights import BATCH as GROUP
+from .conv_tiles_weights import PLACE, numbers, packed_tile
 from .shorts import load, paired, store
 from .sweep import parts_of
 
-GROUP = 2 * ROWS  # rows of a step that are summed over at a time, numbers in a pair of tiles
-PLACE = TILE // 2  # numbers of a tile in bfloat16
 PAIR = 2 * PLACE
 SUMS = 4 * TILE // 2  # numbers of bfloat16 in the room of four tiles of sums
 Read = Callable[[KernelBuilder, Any, int], Any]
 ONES = ir.Constant(WORDS, [0x3F803F80] * ROWS)  # pairs of ones in bfloat16
 
 
-class TileSums(NamedTuple):
+class GradientSizes(NamedTuple):
     """Sizes of the gradients of the weights."""
 
     rows: int  # of a step
@@ -63,7 +62,7 @@ class TileSums(NamedTuple):
         """Numbers of bfloat16 in the room for all that is packed, and the sums."""
         return (self.pairs + self.wide) * self.line + self.pairs * self.wide * SUMS
 
-    def blocked(self, packed: int, sums: int, most: int) -> TileSums:
+    def blocked(self, packed: int, sums: int, most: int) -> GradientSizes:
         """Return these sizes with as many gates at a time as have so many bytes of sums, and as
         many blocks of rows, `most` at most, as have so many bytes when they are packed."""
         wide = max(1, min(self.gates // GROUP, sums // (self.pairs * SUMS * 2)))
@@ -71,7 +70,7 @@ class TileSums(NamedTuple):
         return self._replace(wide=wide, deep=deep)
 
 
-def weights(target: Target, s: TileSums) -> KernelBuilder:
+def weights(target: Target, s: GradientSizes) -> KernelBuilder:
     """Return the kernel that writes the gradients of some blocks of 32 gates in float32: dgates,
     inputs, states, the first state; dw_ih (gates, inputs), dw (gates, size), db; room; the first
     block, how many, the steps, the first one and how far it is to the next, and the numbers between
@@ -94,7 +93,7 @@ def weights(target: Target, s: TileSums) -> KernelBuilder:
 class _Writer:
     """Writes what packs blocks of rows, and their products."""
 
-    def __init__(self, k: KernelBuilder, s: TileSums) -> None:
+    def __init__(self, k: KernelBuilder, s: GradientSizes) -> None:
         self.k, self.s = k, s
         self.tiles = Tiles(k, [(ROWS, BYTES)] * 8)
         self.nothing = k.room(BYTES)
@@ -181,7 +180,7 @@ class _Writer:
             top = k.at(self.right, (j, s.line))
             for c, channels in self._pairs():
                 places, line = self._places(j, c, channels), k.at(self.left, (c, s.line))
-                self._begin(part, places)
+                self.tiles.resume(k.none(part), places)
                 with k.loop(many) as b:
                     for i in range(channels):
                         self.tiles.operand(4 + i, k.at(line, (b, PAIR), i * PLACE))
@@ -191,16 +190,6 @@ class _Writer:
                         self.tiles.dots([2 * i, 2 * i + 1], 4 + i, [6, 7])
                 for tile, place in enumerate(places):
                     self.tiles.store(tile, place)
-
-    def _begin(self, part: Integer, places: list[Any]) -> None:
-        """Bring sums to tiles."""
-        with self.k.builder.if_else(self.k.none(part)) as (begin, go_on):
-            with begin:
-                for tile in range(len(places)):
-                    self.tiles.zero(tile)
-            with go_on:
-                for tile, place in enumerate(places):
-                    self.tiles.load(tile, place)
 
     def write(self) -> None:
         """Write the sums to the gradients."""

@@ -142,9 +142,8 @@ class _Forward:
         self.k, self.layer, self.keeps = k, layer, keeps
         self.at = dict(zip(k.pointers, k.arguments, strict=False))
         self.products, self.wide = _Products(k, layer), k.computed()
-        self.halves = (
-            2 if layer.quarters == 1 else 1
-        )  # of the 32 units that are summed up at a time
+        # Of 32 units, those that are summed up at a time.
+        self.halves = 2 if layer.quarters == 1 else 1
         self.room = 2 * self.halves * layer.quarters * TILE  # [4 gates, or 2 halves][row][16 units]
         self.sums = k.room(2 * self.room)
 

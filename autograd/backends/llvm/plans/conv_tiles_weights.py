@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 from ....array import NDArray, Spec
 from ....dtypes import FLOAT32
@@ -27,6 +27,9 @@ from .pixels import Pixels
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 
 
+Forward: TypeAlias = tuple[TileCorrelation, Prepare, bool]
+
+
 @tiled("conv2d_dw")
 def conv2d_dw(
     target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
@@ -37,11 +40,10 @@ def conv2d_dw(
     w = Spec((m, channels, r, s), x.dtype)
     if groups == 1 and not target.convolves and is_pointwise(x, w, stride, padding):
         return pointwise_dw(conv2d_dw, target, x, dy)
-    if groups > 1 or not target.convolves or prod(size) > TAPS:
+    found = _forward(target, x, w, stride, padding, dilation, groups)
+    if found is None:
         return None
-    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
-    if c.length > MOST:
-        return None
+    c, prepare, whole = found
     top = Pixels(target, dy).of
     if not whole:
         return _placeable(TileGradient(target, c, prepare, top, channels), w.shape)
@@ -54,6 +56,26 @@ def conv2d_dw(
         return sums.reshape(r, s, channels, m).transpose(3, 2, 0, 1)
 
     return Executable(run, native=True)
+
+
+def is_placeable(
+    target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> bool:  # fmt: skip
+    """Tell whether the plan of these gradients can write them where they belong."""
+    w = Spec((dy.shape[1], x.shape[1], *size), x.dtype)
+    found = _forward(target, x, w, stride, padding, dilation, groups)
+    return found is not None and not found[2]
+
+
+def _forward(
+    target: Target, x: Spec, w: Spec, stride: Pair, padding: Any, dilation: Pair, groups: int
+) -> Forward | None:
+    """Return the forward convolution by tiles; None where these do not convolve."""
+    if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
+        return None
+    found = forward(target, x, w, stride, padding, dilation)
+    return found if found[0].length <= MOST else None
 
 
 def _placeable(call: TileGradient, shape: tuple[int, ...]) -> Placeable:
@@ -82,7 +104,7 @@ class TileGradient:
         self.shape = c.results, channels, c.indices
         (h, w), (e, f), (u, v), n = c.image, c.output, c.stride, c.images
         self.line = n * c.channels * 2 * w, n * c.results * 2 * f  # bytes of a row of both
-        self.start, self.down, apart = 0, 1, 1
+        self.start, self.down, apart, across = 0, 1, 1, w  # pixels of a row
         if _sees_single_pixels(c):  # then only these are packed
             (i, j, _), *_ = c.taps
             self.start, self.down, apart = (i * w + j) * n * c.channels * 2, u, v
@@ -112,15 +134,7 @@ class TileGradient:
         self.packs = []
         for first in range(0, n, gradient.BATCH):
             count = min(gradient.BATCH, n - first)
-            x = gradient.PackedRows(
-                n,
-                c.channels,
-                w,
-                apart,
-                self.down * (self.line[0] // (n * c.channels * 2)),
-                count,
-                False,
-            )
+            x = gradient.PackedRows(n, c.channels, w, apart, self.down * across, count, False)
             dy = gradient.PackedRows(n, c.results, f, 1, f, count, True)
             self.packs.append([build(gradient.pack_rows, target, p) for p in (x, dy)])
         self.room = (size if self.kept else gradient.PAIR**2 * c.indices * TILE) // 4

@@ -14,7 +14,7 @@ from ..compiler.jit import build
 from ..compiler.tiles import ROWS
 from ..kernels.conv_tiles import BLOCK, blocks, in_tiles, packed_size
 from ..kernels.pixels import Windows, gathered
-from ..kernels.recurrent_tile_weights import TileSums, weights
+from ..kernels.recurrent_tile_weights import GradientSizes, weights
 from ..kernels.recurrent_tiles import BATCH_ROWS, TileLayer, backward, forward
 from ..kernels.sweep import copied
 from ..kernels.tile_weights import pack
@@ -241,7 +241,7 @@ def _gradients(
     (steps, batch, wide), size, inputs = dgates.shape, hs.shape[2], x.shape[2] if x else 0
     if not _pays(hs.shape):
         return None
-    s = TileSums(batch, wide, size, inputs, 0).blocked(PACKED, SUMMED, steps * blocks(batch))
+    s = GradientSizes(batch, wide, size, inputs, 0).blocked(PACKED, SUMMED, steps * blocks(batch))
     room, kernels, macs = Scratch(s.room, dgates.dtype), {}, dgates.size * (inputs + size)
     way = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
 

@@ -179,12 +179,13 @@ def test_no_choice_of_tiles_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
     for plans in (conv_tiles, conv_tiles_weights):
         monkeypatch.setattr(plans, "build", build)
-    images, filters, dy = (110, 16, 3, 3), (12, 16, 1, 2), (110, 12, 3, 2)
+    # So many images that not all of them go through all weights at a time.
+    images, filters, dy = (900, 16, 3, 3), (12, 16, 1, 2), (900, 12, 3, 2)
     attributes = {**PLAIN, "padding": ((0, 0), (0, 0))}
-    for name, shapes, asked, several in (
-        ("conv2d", (images, filters), attributes, 2),
-        ("conv2d_dw", (images, dy), {**attributes, "size": (1, 2)}, 3),
-        ("linear", ((200, 64), (80, 64)), {}, 2),
+    for name, shapes, asked in (
+        ("conv2d", (images, filters), attributes),
+        ("conv2d_dw", (images, dy), {**attributes, "size": (1, 2)}),
+        ("linear", ((1400, 64), (80, 64)), {}),
     ):
         given, found, ways = [rng.standard_normal(s).astype(BFLOAT16) for s in shapes], set(), set()
         for varied in ((), *tuning.TILES_FAST, *tuning.TILES_MORE):
@@ -194,7 +195,7 @@ def test_no_choice_of_tiles_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> No
             assert kernel is not None
             found.add(kernel(*given).tobytes())
             ways.add((repr(kernels), len(calls)))
-        assert len(found) == 1 and len(ways) >= several
+        assert len(found) == 1 and len(ways) >= 3
 
 
 @tiles
