@@ -1,10 +1,10 @@
 """The gradient of a convolution's weights by tiles: sums over images, pairs of which lie together.
 
 For sums over images these must lie along the inner axis of both factors. Rows of images and of
-gradients are packed, 32 images at a time: images as [row][channel / 16][column][16 pairs of
-images][16 channels][2], gradients, turned round, [row][result / 16][column][16 results][16 pairs of
-images][2]. A tile of sums has a row for each result. Once complete, sums are written as rows of the
-gradient, (results, channels, taps) in float32.
+gradients are packed, 32 images, a group, beside the other: images as [group][row][channel /
+16][column][16 pairs of images][16 channels][2], gradients, turned round, [group][row][result /
+16][column][16 results][16 pairs of images][2]. A tile of sums has a row for each result. Once
+complete, sums are written as rows of the gradient, (results, channels, taps) in float32.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.language import I1, I16, I32, Integer, KernelBuilder, pieces
 from ..compiler.tiles import BYTES, ROWS, TILE, TILES, WORDS, Tiles
 from ..compiler.vectors import Vector
+from .border import Pair
 from .conv_direct import Tap
 from .conv_tiles import TileCorrelation, blocks
 from .shorts import WIDTH, square, store
@@ -44,7 +45,8 @@ class TileSums(NamedTuple):
 
 class PackedRows(NamedTuple):
     """What is packed of images [row][column][image][channel]: some `columns`, `apart` pixels from
-    one to the next and `down` from row to row; `present` of 32 images, the others are zeros."""
+    one to the next and `down` from row to row; `present` images, in groups of 32 that have `room`
+    rows each. What lacks of the last group is zeros."""
 
     images: int  # of all
     channels: int
@@ -52,6 +54,7 @@ class PackedRows(NamedTuple):
     apart: int
     down: int
     present: int
+    room: int
     turned: bool
 
 
@@ -62,20 +65,29 @@ def pack_rows(target: Target, p: PackedRows) -> KernelBuilder:
     many = blocks(p.channels, ROWS)
     with k.loop(rows) as row, k.loop(p.columns) as column:
         pixel = k.at(source, (k.sum((row, p.down), (column, p.apart)), p.images * p.channels))
-        for first, times, size in pieces(p.channels, ROWS):
-            with k.loop(times) as i:
-                at, tile = k.at(pixel, (i, ROWS), first), k.sum(i, first // ROWS)
-                ahead = k.at(pixel, (tile, ROWS * BATCH), AHEAD * p.apart * p.images * p.channels)
-                for line in range(0, ROWS * BATCH, 2 * ROWS):
-                    k.prefetch(k.at(ahead, line))
-                lines = [
-                    numbers(k, k.at(at, n * p.channels), size * (n < p.present))
-                    for n in range(BATCH)
-                ]
-                to = k.at(packed, (k.sum((row, many), tile), p.columns * PLACE), (column, PLACE))
-                for n, value in enumerate(packed_tile(k, lines, p.turned)):
-                    store(k, value, k.at(to, n * 2 * ROWS))
+        for before, groups, present in pieces(p.present, BATCH):
+            with k.loop(groups) as g:
+                group = k.sum(g, before // BATCH)
+                images = k.at(pixel, (group, BATCH * p.channels))
+                own = k.at(packed, (group, p.room * many * p.columns * PLACE))
+                _pack(k, p, present, images, k.at(own, (row, many * p.columns * PLACE)), column)
     return k
+
+
+def _pack(k: KernelBuilder, p: PackedRows, present: int, pixel: Any, to: Any, column: Any) -> None:
+    """Pack a pixel of a group of images, of which some are `present`."""
+    for first, times, size in pieces(p.channels, ROWS):
+        with k.loop(times) as i:
+            at, tile = k.at(pixel, (i, ROWS), first), k.sum(i, first // ROWS)
+            ahead = k.at(pixel, (tile, ROWS * BATCH), AHEAD * p.apart * p.images * p.channels)
+            for line in range(0, ROWS * BATCH, 2 * ROWS):
+                k.prefetch(k.at(ahead, line), near=2)
+            lines = [
+                numbers(k, k.at(at, n * p.channels), size * (n < present)) for n in range(BATCH)
+            ]
+            place = k.at(to, (tile, p.columns * PLACE), (column, PLACE))
+            for n, value in enumerate(packed_tile(k, lines, p.turned)):
+                store(k, value, k.at(place, n * 2 * ROWS))
 
 
 def packed_tile(k: KernelBuilder, lines: Sequence[Any], turned: bool) -> list[Any]:
@@ -101,18 +113,18 @@ def _paired(k: KernelBuilder, one: Any, two: Any) -> Any:
 
 
 def correlate_weights(
-    target: Target, c: TileCorrelation, ring: int, together: int, channels: int
+    target: Target, c: TileCorrelation, room: Pair, together: int, channels: int
 ) -> KernelBuilder:
-    """Return the kernel that sums up what rows of 32 images' gradients give: packed images, packed
+    """Return the kernel that sums up what rows of some groups of images give: packed images, packed
     gradients, sums, the gradient of weights for the first `channels`; the first row, number of
-    rows, whether sums `begin` at zero, else they are added to; whether they end, so that the
-    gradient is written, and whether sums of all blocks are `kept`, else these share their room. A
-    row of images lies at its number modulo `ring`, a power of two. `together`: how many
-    tiles of sums are formed at a time, at least those of a tap."""
-    k = KernelBuilder(
-        target, "bfloat16", ("x", "dy", "sums", "dw"), ("first", "rows", "begins", "ends", "kept")
-    )
-    writer = _Writer(k, c, ring, together, channels)
+    rows and of groups, whether sums `begin` at zero, else they are added to; whether they end, so
+    that the gradient is written, and whether sums of all blocks are `kept`, else these share their
+    room. There is `room` for so many rows of a group's images, a power of two, in which a row lies
+    at its number modulo that, and of its gradients. `together`: how many tiles of sums are formed
+    at a time, at least those of a tap."""
+    sizes = "first", "rows", "groups", "begins", "ends", "kept"
+    k = KernelBuilder(target, "bfloat16", ("x", "dy", "sums", "dw"), sizes)
+    writer = _Writer(k, c, room, together, channels)
     for o in _several(k, writer.results, PAIR):
         for b in _several(k, writer.channels, writer.most):
             place = writer.place(o, b)
@@ -120,7 +132,7 @@ def correlate_weights(
             for number, taps in enumerate(groups):
                 writer.share = number, len(groups)
                 writer.add(taps, o, b, place)
-            with k.where(k.positive(k.arguments[7])):
+            with k.where(k.positive(k.arguments[8])):
                 writer.finish(o, b, place)
     writer.tiles.release()
     return k
@@ -143,9 +155,9 @@ class _Writer:
     """Writes the sums of some taps, over rows and columns."""
 
     def __init__(
-        self, k: KernelBuilder, c: TileCorrelation, ring: int, together: int, channels: int
+        self, k: KernelBuilder, c: TileCorrelation, room: Pair, together: int, channels: int
     ) -> None:
-        self.k, self.c, self.ring, self.together, self.wanted = k, c, ring, together, channels
+        self.k, self.c, self.room, self.together, self.wanted = k, c, room, together, channels
         self.wide = k.computed()
         self.tiles = Tiles(k, [(ROWS, BYTES)] * TILES)
         self.results, self.channels = blocks(c.results, ROWS), blocks(channels, ROWS)
@@ -171,7 +183,7 @@ class _Writer:
         k = self.k
         before = k.sum((o[0], self.channels), (b[0], o[1]))
         return self.wide.at(
-            k.arguments[2], (k.times(before, k.arguments[8]), self.c.indices * SQUARE)
+            k.arguments[2], (k.times(before, k.arguments[9]), self.c.indices * SQUARE)
         )
 
     def _square(self, place: Any, tap: int, i: int, j: int, results: int) -> Any:
@@ -183,16 +195,17 @@ class _Writer:
         k, c = self.k, self.c
         sums = [(t, i, j) for j in range(o[1]) for t in range(len(taps)) for i in range(b[1])]
         places = [self._square(place, taps[t][2], i, j, o[1]) for t, i, j in sums]
-        zero = k.none(k.builder.sub(k.arguments[6], k.integer(1)))
+        zero = k.none(k.builder.sub(k.arguments[7], k.integer(1)))
         self.tiles.resume(zero, places)
         _, first, rows = self._rows(taps[0][0])
-        with k.where(k.positive(rows)), k.loop(rows) as r:
+        with k.where(k.positive(rows)), k.loop(rows) as r, k.loop(k.arguments[6]) as group:
             row = k.sum(first, r)
-            for seen, group in groupby(range(c.output[1]), key=lambda f: self._seen(taps, f)):
-                columns = [*group]
+            for seen, alike in groupby(range(c.output[1]), key=lambda f: self._seen(taps, f)):
+                columns = [*alike]
                 if seen:
                     with k.loop(len(columns)) as i:
-                        self._pixel(taps, o, b, row, k.sum(i, columns[0]), (sums, seen))
+                        at = group, row, k.sum(i, columns[0])
+                        self._pixel(taps, o, b, at, (sums, seen))
         for tile, at in enumerate(places):
             self.tiles.store(tile, at)
 
@@ -215,18 +228,21 @@ class _Writer:
         return tuple(i for i, t in enumerate(taps) if 0 <= place + t[1] < self.c.image[1])
 
     def _pixel(
-        self, taps: list[Tap], o: Some, b: Some, row: Integer, f: Integer,
+        self, taps: list[Tap], o: Some, b: Some, place: tuple[Integer, Integer, Integer],
         which: tuple[list[tuple[int, int, int]], tuple[int, ...]],
     ) -> None:  # fmt: skip
-        """Add the products of a pixel: `which` sums there are, and the taps that the pixel sees.
-        `row` counts from the first one of this call."""
-        k, c, tiles, (sums, seen) = self.k, self.c, self.tiles, which
+        """Add the products of a pixel at a `place`, its group, its row from the first one of this
+        call, and its column: `which` sums there are, and the taps that the pixel sees."""
+        k, c, tiles, (group, row, f), (sums, seen) = self.k, self.c, self.tiles, place, which
         x, dy, _, _, start, *_ = k.arguments
         width, across = c.image[1], c.output[1]
         gradient, *images = range(len(sums), TILES)
         at = k.sum((k.sum(start, row), c.stride[0]), taps[0][0])
-        slot = k.builder.and_(k.integer(at), k.integer(self.ring - 1))
-        top = k.at(dy, (k.sum((row, self.results), o[0]), across * PLACE), (f, PLACE))
+        slot = k.builder.and_(k.integer(at), k.integer(self.room[0] - 1))
+        slot, line = (
+            k.sum((group, rows), i) for rows, i in zip(self.room, (slot, row), strict=True)
+        )
+        top = k.at(dy, (k.sum((line, self.results), o[0]), across * PLACE), (f, PLACE))
         line = k.at(x, (k.sum((slot, self.across), b[0]), width * PLACE),
                     (f, c.stride[1] * PLACE))  # fmt: skip
         factors = [(t, i) for t in seen for i in range(b[1])]

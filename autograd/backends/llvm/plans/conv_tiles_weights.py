@@ -25,6 +25,7 @@ from .conv_tiles import MOST, TAPS, Prepare, forward
 from .pixels import Pixels
 
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
+SPAN = 1 << 12  # bytes of a pixel that are worth reading one after the other
 
 
 Forward: TypeAlias = tuple[TileCorrelation, Prepare, bool]
@@ -113,8 +114,12 @@ class TileGradient:
         high, wide = blocks(c.channels, ROWS), blocks(c.results, ROWS)
         self.packed = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a row
         row, size = 2 * (u * self.packed[0] + self.packed[1]), high * wide * c.indices * TILE
-        # Rows of results of one group of images after those of the other.
-        self.units = e * blocks(n, gradient.BATCH)
+        # Groups that lie side by side are packed together, unless rows are long. Rows of results of
+        # these come after those of the ones before.
+        groups, pixel = blocks(n, gradient.BATCH), 2 * gradient.BATCH * min(c.channels, c.results)
+        few = even(groups, min(blocks(SPAN, pixel), CACHE // (2 * row)))
+        self.images, row = few * gradient.BATCH, few * row
+        self.units = e * blocks(n, self.images)
         self.parts = parts_of(c.macs, self.units, FOLD * prod(self.shape))
         most = min(e, blocks(self.units, self.parts))  # rows of a part, in a group
         # Where sums are many, they are read and written for many rows at a time.
@@ -126,17 +131,21 @@ class TileGradient:
         self.taps = min(t[0] for t in c.taps), max(t[0] for t in c.taps)
         needed = (self.rows - 1) * u + self.taps[1] - self.taps[0] + 1
         self.ring = 1 << (min(h, needed) - 1).bit_length()
+        room = self.ring, self.rows
         self.rooms = [
-            Scratch(rows * line, "bfloat16")
-            for rows, line in zip((self.ring, self.rows), self.packed, strict=True)
+            Scratch(few * rows * line, "bfloat16")
+            for rows, line in zip(room, self.packed, strict=True)
         ]
-        self.add = build(gradient.correlate_weights, target, c, self.ring, together, channels)
-        self.packs = []
-        for first in range(0, n, gradient.BATCH):
-            count = min(gradient.BATCH, n - first)
-            x = gradient.PackedRows(n, c.channels, w, apart, self.down * across, count, False)
-            dy = gradient.PackedRows(n, c.results, f, 1, f, count, True)
-            self.packs.append([build(gradient.pack_rows, target, p) for p in (x, dy)])
+        self.add = build(gradient.correlate_weights, target, c, room, together, channels)
+        self.packs: list[tuple[Any, Any, int]] = []
+        for first in range(0, n, self.images):
+            count = min(self.images, n - first)
+            x = gradient.PackedRows(
+                n, c.channels, w, apart, self.down * across, count, self.ring, False
+            )
+            dy = gradient.PackedRows(n, c.results, f, 1, f, count, self.rows, True)
+            functions = [build(gradient.pack_rows, target, p) for p in (x, dy)]
+            self.packs.append((*functions, blocks(count, gradient.BATCH)))
         self.room = (size if self.kept else gradient.PAIR**2 * c.indices * TILE) // 4
         self.merge = build(increase, target, "float32")
 
@@ -152,30 +161,38 @@ class TileGradient:
         sums = memory.empty((self.parts, self.room), FLOAT32)
         others = memory.empty((self.parts - 1, size), FLOAT32)
         ends = [dw, *(address(others) + part * size * 4 for part in range(self.parts - 1))]
+        packed: dict[tuple[int, int], int] = {}  # rows, by the worker and the unit that follows
 
         def one(part: int, first: int, count: int, worker: int) -> None:
             to = address(sums) + part * self.room * 4, ends[part]
-            self._sum(address(source), address(tops), to, first, count, worker)
+            done = packed.get((worker, first), 0)
+            done = self._sum(address(source), address(tops), to, first, count, worker, done)
+            packed[worker, first + count] = done
 
         in_parts(self.units, self.parts, one)
         for other in ends[1:]:
             self.merge(dw, other, size)
 
     def _sum(
-        self, source: int, tops: int, to: tuple[int, int], first: int, count: int, worker: int
-    ) -> None:
-        """Sum up so many units, and write the gradient."""
+        self, source: int, tops: int, to: tuple[int, int], first: int, count: int, worker: int,
+        done: int,
+    ) -> int:  # fmt: skip
+        """Sum up so many units, and write the gradient. Rows of images are packed up to the one
+        that is `done` first; return the same for who continues."""
         unit, last, e = first, first + count, self.c.output[0]
         while unit < last:
             group, start = divmod(unit, e)
-            end, done = min(e, start + last - unit), 0
+            end = min(e, start + last - unit)
+            done = done if start else 0
             for row in range(start, end, self.rows):
                 rows = min(self.rows, end - row)
                 done = self._pack(source, group, row, rows, done, worker)
                 self._pack_top(tops, group, row, rows, worker)
                 ends = (room.address(worker) for room in self.rooms)
                 begins, unit = int(unit == first), unit + rows
-                self.add(*ends, *to, row, rows, begins, int(unit == last), self.kept)
+                groups = self.packs[group][2]
+                self.add(*ends, *to, row, rows, groups, begins, int(unit == last), self.kept)
+        return done
 
     def _pack(self, source: int, group: int, row: int, rows: int, done: int, worker: int) -> int:
         """Pack the rows of images that rows of results see, from `done` on; return the first that
@@ -184,7 +201,7 @@ class TileGradient:
         first = max(done, row * c.stride[0] + self.taps[0], 0)
         last = min(c.image[0], (row + rows - 1) * c.stride[0] + self.taps[1] + 1)
         room, line = self.rooms[0].address(worker), self.line[0] * self.down
-        from_image = self.start + group * gradient.BATCH * c.channels * 2
+        from_image = self.start + group * self.images * c.channels * 2
         while first < last:
             slot = first % self.ring
             some = min(last - first, self.ring - slot)
@@ -195,7 +212,7 @@ class TileGradient:
 
     def _pack_top(self, tops: int, group: int, row: int, rows: int, worker: int) -> None:
         """Pack rows of gradients."""
-        from_image = group * gradient.BATCH * self.c.results * 2
+        from_image = group * self.images * self.c.results * 2
         to = self.rooms[1].address(worker)
         self.packs[group][1](tops + row * self.line[1] + from_image, to, rows)
 

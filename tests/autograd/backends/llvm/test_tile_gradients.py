@@ -11,9 +11,13 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
 from tallygrad.autograd import backends, context
-from tallygrad.autograd.array import Array, array
+from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm import fusion
+from tallygrad.autograd.backends.llvm.compiler import jit
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.kernels.conv_tiles_weights import PackedRows
+from tallygrad.autograd.backends.llvm.plans import conv_tiles_weights
+from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
 from tallygrad.autograd.dtypes import bfloat16
 from tallygrad.autograd.ops.activation import relu
@@ -116,3 +120,36 @@ def test_a_recording_writes_the_gradient_of_other_numbers(
         assert len(recording.steps) == 1  # all of it without Python
         expected = conv2d_dw(x, dy, size=(3, 3), **attrs)
         np.testing.assert_array_equal(slot.value, expected.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "together"),
+    [(70, 16, {70}), (200, 16, {128, 72}), (70, 64, {32, 6})],
+)
+def test_rows_are_packed_once(
+    images: int, channels: int, together: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of the sums continue with what the thread has packed; groups of images that lie side by
+    side are packed together."""
+    packed: dict[PackedRows, int] = {}
+
+    def build(*parameters: Any) -> Any:
+        function, p = jit.build(*parameters), parameters[2]
+
+        def call(*arguments: Any) -> None:
+            if isinstance(p, PackedRows):
+                packed[p] = packed.get(p, 0) + arguments[2]
+            function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(conv_tiles_weights, "build", build)
+    x, dy = (Spec((images, c, 12, 12), BF16) for c in (channels, channels + 4))
+    kernel = find_tiled(targets.target(tiles="emulated"), "conv2d_dw", (x, dy), {
+        "size": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1),
+        "groups": 1,
+    })  # fmt: skip
+    assert kernel is not None
+    kernel(*(np.zeros(a.shape, BF16) for a in (x, dy)))
+    assert sum(p.present * rows for p, rows in packed.items()) == 2 * 12 * images
+    assert {p.present for p in packed} == together

@@ -69,4 +69,4 @@ def test_amx_multiplies_where_it_is_asked_for(kind: str, instruction: str) -> No
     for each in ("ldtilecfg", "tileloadd", instruction, "tilestored", "tilerelease"):
         assert each in written
     if kind == "bfloat16":
-        assert instruction in assembly(correlate_weights(there, c, 4, 6, 64), there)
+        assert instruction in assembly(correlate_weights(there, c, (4, 2), 6, 64), there)
