@@ -144,8 +144,8 @@ class TileGradient:
                 n, c.channels, w, apart, self.down * across, count, self.ring, False
             )
             dy = gradient.PackedRows(n, c.results, f, 1, f, count, self.rows, True)
-            functions = [build(gradient.pack_rows, target, p) for p in (x, dy)]
-            self.packs.append((*functions, blocks(count, gradient.BATCH)))
+            one, other = (build(gradient.pack_rows, target, p) for p in (x, dy))
+            self.packs.append((one, other, blocks(count, gradient.BATCH)))
         self.room = (size if self.kept else gradient.PAIR**2 * c.indices * TILE) // 4
         self.merge = build(increase, target, "float32")
 
