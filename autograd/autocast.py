@@ -17,6 +17,7 @@ from . import context
 from .context import Cast, P, R
 from .device import device
 from .dtypes import FLOAT32, DType, bfloat16, is_narrow
+from .narrow_copy import narrow_form
 from .ops.shape import cast, converted
 from .tensor import Tensor
 
@@ -41,7 +42,8 @@ class autocast(context.using):
 
     A weight (a leaf that requires a gradient, or a Parameter) is cast once within the outermost
     block, and again after a write in place; writes through memory shared with NumPy go unseen. Its
-    narrow form lives as long as the weight, at most to the end of the block.
+    narrow form lives as long as the weight, at most to the end of the block. Weights in flat
+    buffers, which optimizers make, have a narrow copy that the update writes in the same pass.
 
     With `enabled=False` everything is computed in the type that it has. The name of the device may
     come first, as in torch: `autocast("cpu", dtype=..)`. TypeError for a type other than bfloat16,
@@ -93,15 +95,20 @@ def _weight(x: Tensor, dtype: DType) -> Tensor:
     is a record of its own, so that gradients of several uses are added in the type of the
     weight."""
     state, data = context.current(), x.array
-    known = state.casts.get(data)
-    if known is None or known.version != data.storage.version:
-        result: Tensor = converted(x, dtype)
-        state.casts[data] = Cast(data.storage.version, result.array)
-        return result
+    form = narrow_form(data, dtype)
+    if form is None:
+        known = state.casts.get(data)
+        if known is None or known.version != data.storage.version:
+            result: Tensor = converted(x, dtype)
+            state.casts[data] = Cast(data.storage.version, result.array)
+            return result
+        form = known.result
+    else:
+        context.reads(x)
     if state.tape is None or not x.requires_grad:
-        return Tensor(known.result)
-    record = state.tape.append(cast, (data,), ((x, 0),), (known.result,), (dtype,))
-    return Tensor(known.result, True, (record, 0))
+        return Tensor(form)
+    record = state.tape.append(cast, (data,), ((x, 0),), (form,), (dtype,))
+    return Tensor(form, True, (record, 0))
 
 
 def _widened(x: Any) -> Any:

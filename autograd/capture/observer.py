@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from ..array import Array
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..primitive import CallInfo, Primitive
     from ..storage import Storage
     from ..tensor import Tensor
+
+
+# Brings a narrow copy of weights up to date, as an observed call or not.
+Renewal: TypeAlias = Callable[[bool], None]
 
 
 class Dispatched(NamedTuple):
@@ -82,6 +86,10 @@ class Observer:
 
     def gives(self, tensor: Tensor) -> None:
         """Observe that a tensor is made on the memory of one that is read."""
+
+    def reads_narrow(self, weights: Array, renew: Renewal) -> None:
+        """Observe that the narrow copy of a flat buffer is about to be read, and renew it."""
+        renew(False)
 
     def called(self, module: Module) -> None:
         """Observe that a module is called."""

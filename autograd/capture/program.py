@@ -10,7 +10,7 @@ from ..deferred import Call, compute
 from ..ledger import CallBatch, Ledger
 from ..primitive import CallInfo, Primitive, perform
 from .guards import DependencyRecorder, Guards
-from .observer import Dispatched
+from .observer import Dispatched, Renewal
 from .peak_memory import Lifetimes
 from .replay import Replay
 
@@ -57,6 +57,7 @@ class CallRecorder(DependencyRecorder):
         self.calls: list[TracedCall] = []
         self._indices: dict[int, int] = {}
         self.lifetimes = Lifetimes()
+        self.renewals: dict[int, Renewal] = {}
         self.input_indices = [self.index(a) for a in inputs]
 
     def index(self, a: Array) -> int:
@@ -72,6 +73,12 @@ class CallRecorder(DependencyRecorder):
         self.lifetimes.add(call)
         indices = tuple(map(self.index, call.args)), tuple(map(self.index, call.results))
         self.calls.append(TracedCall(call.primitive, call.info, *indices, call.key, ()))
+
+    def reads_narrow(self, weights: Array, renew: Renewal) -> None:
+        """Record what renews the copy before the calls; after they have changed weights, renewing
+        is one of them."""
+        renew(id(weights) in self.renewals)
+        self.renewals[id(weights)] = renew
 
     def refuse(self, what: str) -> None:
         """Remember the first reason why the calls would not do the same again; RuntimeError if
@@ -91,6 +98,7 @@ class Program:
         guards: Guards,
     ) -> None:  # fmt: skip
         self.container, self.guards = container, guards
+        self.renewals = [*recorder.renewals.values()]
         self.replay: Replay | None = None
         self.replayable = not recorder.writes_inputs
         self.inputs, self.outputs = recorder.input_indices, [recorder.index(a) for a in outputs]
@@ -117,6 +125,11 @@ class Program:
             if primitive.alias is None:
                 owned.update(results)
         return calls if owned.issuperset(self.outputs) else None
+
+    def prepare(self) -> None:
+        """Renew the narrow copies of weights that the calls read: do so before they run."""
+        for renew in self.renewals:
+            renew(False)
 
     def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
         """Run the calls on other inputs of the same shapes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from threading import RLock
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ..storage import Storage
 from ..tensor import Tensor
 from ..threads import get_num_threads
 from .guards import DependencyRecorder, Guards
-from .observer import Dispatched
+from .observer import Dispatched, Renewal
 from .peak_memory import Lifetimes
 
 
@@ -188,6 +189,7 @@ class StepRecorder(DependencyRecorder):
         self.keys: list[Any] = []
         self.lifetimes = Lifetimes()
         self.foreign: dict[int, Array] = {}  # arrays from elsewhere
+        self.renewed: dict[int, Array] = {}  # flat buffers whose narrow copies were read
         self.leaves: list[Tensor] = []
         self.refused = self.changed = ""
 
@@ -197,6 +199,15 @@ class StepRecorder(DependencyRecorder):
         self.keys.append(call.key)
         self.lifetimes.add(call)
         self.foreign.update((id(a), a) for a in call.args if not self.computed(a))
+
+    def reads_narrow(self, weights: Array, renew: Renewal) -> None:
+        """Renew the copy of a flat buffer, now and in each replay; after the calls have changed
+        weights, renewing is one of them."""
+        if id(weights) in self.renewed:
+            renew(True)
+        else:
+            self.renewed[id(weights)] = weights
+            self.recording.effect(partial(renew, False))
 
     def refuse(self, what: str) -> None:
         """Remember the first reason why a replay would not do the same again."""

@@ -109,6 +109,7 @@ class InferenceTrace:
 
     def _run(self, program: Program, arrays: list[Array], state: context.Context) -> list[Array]:
         """Run a program; the second time, capture it for replays without Python."""
+        program.prepare()
         backend = recordable(state.backend)
         if backend is not None and program.replay is not None:
             return program.replay.run(arrays, state.ledger)

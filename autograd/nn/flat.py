@@ -16,6 +16,7 @@ from .. import backends, context, random
 from ..array import Array, NDArray, array
 from ..functional.create import zeros
 from ..ledger import Ledger
+from ..narrow_copy import NarrowCopy, renew
 from ..ops.update import store
 from ..tape import Record, Tape, reach
 from ..tensor import Parameter, Tensor
@@ -39,6 +40,7 @@ class FlatParameters:
         self.dtype: np.dtype[np.generic] = self.parameters[0].dtype
         self.data: Array = zeros(sum(sizes), dtype=self.dtype).array.own()
         self.grad: Array = zeros(sum(sizes), dtype=self.dtype).array
+        self.data.storage.narrow = NarrowCopy()
         with context.using(ledger=Ledger(), tape=None):
             for p, offset in zip(self.parameters, self.offsets, strict=True):
                 self._adopt(p, offset)
@@ -90,6 +92,29 @@ class FlatParameters:
                 # So that a second call does not wipe out what an exchange has summed meanwhile.
                 p.grad = Tensor(slot)
 
+    def narrow(self) -> Array | None:
+        """Return the narrow copy of `data` that an update is to write in passing: one that is read
+        between updates, and up to date."""
+        copy = self.data.storage.narrow
+        return copy.array if copy and copy.is_read and copy.holds(self.data) else None
+
+    def has_narrow(self) -> None:
+        """Take note that an update of `data` has also written the narrow copy."""
+        if copy := self.data.storage.narrow:
+            copy.version = self.data.storage.version
+
+    def renew_narrow(self) -> None:
+        """Bring the narrow copy up to date after an update, if it is read between updates."""
+        copy = self.data.storage.narrow
+        if copy and copy.array is not None and copy.is_read:
+            renew(self.data, copy.array.dtype, False)
+            copy.is_read = False
+
+    def spoil_narrow(self) -> None:
+        """Let the narrow copy be made anew before it is read."""
+        if copy := self.data.storage.narrow:
+            copy.version = -1
+
     @property
     def slices(self) -> tuple[FlatParameters, ...]:
         """What an optimizer updates here: a group for each, all parameters unless `cut`."""
@@ -130,6 +155,12 @@ class FlatSlice(FlatParameters):
         self.dtype = flat.dtype
         self.data = flat.data.view(start, (stop - start,))
         self.grad = flat.grad.view(start, (stop - start,))
+
+    def narrow(self) -> None:
+        """Leave the narrow copy to who has all elements."""
+
+    def renew_narrow(self) -> None:
+        """Leave the narrow copy to who has all elements."""
 
 
 def flatten(parameters: Sequence[Parameter]) -> FlatParameters:

@@ -1,7 +1,8 @@
 """Steps of optimizers that keep numbers for each weight, such as moments of the gradient.
 
-Each is a primitive made of a rule in `update_rules.py`, which has its formula. Numbers that change
-from step to step are 0-d arrays; a slot that the options do not use may be one, too, and is left
+Each is a primitive made of a rule in `update_rules.py`, which has its formula. Behind the slots is
+a narrow copy of the weights, which gets the new ones, rounded. Numbers that change from step to
+step are 0-d arrays; slots that the options do not use, and the copy, may be, too, and are left
 alone."""
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Primitive
 from ..update_rules import RULES, Rule, Step
-from .update import fits
+from .update import copied_bytes, fits
 
 BLOCK = 1 << 15  # elements at a time
 
@@ -78,13 +79,15 @@ def blocks(arrays: list[NDArray]) -> Iterable[list[NDArray]]:
 
 
 def _made(rule: Rule) -> Primitive:
-    """Return the primitive of a rule: weights, gradient, slots, numbers; settings by keyword."""
+    """Return the primitive of a rule: weights, gradient, slots, the narrow copy of the weights,
+    numbers; settings by keyword."""
     own = inspect.signature(rule.step).parameters.values()
     numbers = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)
     first, count = 2 + len(rule.slots), len(rule.slots)
 
     def reference(w: NDArray, g: NDArray, *rest: NDArray, **attrs: Any) -> None:
-        step: Step = rule.step(*map(float, rest[count:]), **attrs)
+        narrow = rest[count]
+        step: Step = rule.step(*map(float, rest[count + 1 :]), **attrs)
         slots = [x for x, used in zip(rest[:count], step.slots, strict=True) if used]
         settings = [w.dtype.type(number) for number in step.numbers]
         for weights, gradient, *some in blocks([w, g, *slots]):
@@ -92,8 +95,10 @@ def _made(rule: Rule) -> Primitive:
             new = rule.formula(algebra, settings, step.flags, weights, gradient, *some)
             for old, value in zip((weights, *some), new, strict=True):
                 old[...] = value
+        if narrow.shape:
+            narrow[...] = w
 
-    def cost(y: None, w: Spec, *others: Spec, **attrs: Any) -> Cost:
+    def cost(y: None, w: Spec, g: Spec, *rest: Spec, **attrs: Any) -> Cost:
         step: Step = rule.step(*[1.0] * numbers, **attrs)
         used, counts = sum(step.slots), Counter[str]()
         one = _Counted(counts)
@@ -101,14 +106,14 @@ def _made(rule: Rule) -> Primitive:
         return Cost(
             **{kind: times * w.size for kind, times in counts.items()},
             bytes_read=(2 + used) * w.nbytes,
-            bytes_written=(1 + used) * w.nbytes,
+            bytes_written=(1 + used) * w.nbytes + copied_bytes(rest[count]),
         )
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    arrays = [inspect.Parameter(name, kind) for name in ("w", "g", *rule.slots)]
+    arrays = [inspect.Parameter(name, kind) for name in ("w", "g", *rule.slots, "narrow")]
     reference.__name__, reference.__doc__ = rule.step.__name__, rule.step.__doc__
     reference.__dict__["__signature__"] = inspect.Signature([*arrays, *own])
-    return Primitive(reference, fits, cost, writes=(0, *range(2, first)))
+    return Primitive(reference, fits, cost, writes=(0, *range(2, first + 1)))
 
 
 adam, nadam, adamax, rmsprop, adagrad, adadelta, asgd, rprop = map(_made, RULES.values())

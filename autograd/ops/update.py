@@ -87,8 +87,8 @@ def running_average(
 
 
 def _sgd_cost(
-    y: None, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
-    weight_decay: float, nesterov: bool,
+    y: None, w: Spec, g: Spec, v: Spec, narrow: Spec, lr: Spec, *, momentum: float,
+    dampening: float, weight_decay: float, nesterov: bool,
 ) -> Cost:  # fmt: skip
     """Cost rule of sgd: each option that is in use adds a multiplication, an addition and its
     reads."""
@@ -98,15 +98,21 @@ def _sgd_cost(
         add=pairs * w.size,
         mul=(pairs + (momentum != 0 and dampening != 0)) * w.size,
         bytes_read=words * w.nbytes + lr.nbytes,
-        bytes_written=(words - 1) * w.nbytes,
+        bytes_written=(words - 1) * w.nbytes + copied_bytes(narrow),
     )
 
 
-@primitive(infer=fits, cost=_sgd_cost, writes=(0, 2))
+def copied_bytes(narrow: Spec) -> int:
+    """Return the bytes of a narrow copy of weights that an update writes."""
+    return narrow.nbytes if narrow.shape else 0
+
+
+@primitive(infer=fits, cost=_sgd_cost, writes=(0, 2, 3))
 def sgd(
     w: NDArray,
     g: NDArray,
     v: NDArray,
+    narrow: NDArray,
     lr: NDArray,
     *,
     momentum: float = 0.0,
@@ -121,11 +127,14 @@ def sgd(
         d = d + momentum v  with nesterov, else d = v
         w = w - lr d
 
-    Without momentum, d is used as it is; v is left alone and may be of any size. lr is a 0-d array,
-    so that it may change from step to step."""
+    Without momentum, d is used as it is; v is left alone and may be of any size. The narrow copy
+    gets the new weights, rounded; it is left alone if it is 0-d. lr is a 0-d array, so that it may
+    change from step to step."""
     d = g + w.dtype.type(weight_decay) * w if weight_decay else g
     if momentum:
         v *= v.dtype.type(momentum)
         v += d if not dampening else v.dtype.type(1 - dampening) * d
         d = d + v.dtype.type(momentum) * v if nesterov else v
     w -= lr.astype(w.dtype) * d
+    if narrow.shape:
+        narrow[...] = w

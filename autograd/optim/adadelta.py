@@ -37,7 +37,9 @@ class AdadeltaGroup(SlottedGroup):
         """Update neighbouring parameters in one call."""
         decay = self.weight_decay * run.decay
         operands = self.operands(run, *SLOTS)
-        moments.adadelta(*operands, lr, rho=self.rho, eps=self.eps, weight_decay=decay)
+        moments.adadelta(
+            *operands, self.narrow(run), lr, rho=self.rho, eps=self.eps, weight_decay=decay
+        )
 
 
 class Adadelta(Optimizer):

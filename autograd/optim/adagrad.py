@@ -48,7 +48,7 @@ class AdagradGroup(SlottedGroup):
             lr = array(float(lr.value) / (1 + run.done * self.lr_decay), self.flat.dtype)
         operands = self.operands(run, "sum")
         decay = self.weight_decay * run.decay
-        moments.adagrad(*operands, lr, eps=self.eps, weight_decay=decay)
+        moments.adagrad(*operands, self.narrow(run), lr, eps=self.eps, weight_decay=decay)
 
 
 class Adagrad(Optimizer):

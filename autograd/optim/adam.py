@@ -58,6 +58,7 @@ class AdamGroup(AveragingGroup):
         """Update neighbouring parameters in one call."""
         moments.adam(
             *self.operands(run, *SLOTS),
+            self.narrow(run),
             lr,
             *self.biases(run),
             betas=self.betas,

@@ -49,6 +49,7 @@ class NAdamGroup(AveragingGroup):
         now, ahead = run.done + 1, run.done + 2
         moments.nadam(
             *self.operands(run, *SLOTS),
+            self.narrow(run),
             lr,
             array((1 - self.momentum(now)) / (1 - self.product(now))),
             array(self.momentum(ahead) / (1 - self.product(ahead))),
@@ -106,6 +107,7 @@ class RAdamGroup(AveragingGroup):
         moments.adam(
             *self.operands(run, *SLOTS),
             self.unused,
+            self.narrow(run),
             lr,
             array(bias1 / (share * sqrt(bias2)) if share else bias1),
             array(1.0 if share else inf),
@@ -169,6 +171,7 @@ class AdamaxGroup(AveragingGroup):
         """Update neighbouring parameters in one call."""
         moments.adamax(
             *self.operands(run, *self.slot_names()),
+            self.narrow(run),
             lr,
             self.biases(run)[0],
             betas=self.betas,

@@ -41,6 +41,7 @@ class ASGDGroup(SlottedGroup):
         rate = float(lr.value)
         moments.asgd(
             *self.operands(run, "ax"),
+            self.narrow(run),
             array(rate / (1 + self.lambd * rate * run.done) ** self.alpha, self.flat.dtype),
             array(1 / max(1.0, run.done - self.t0)),
             lambd=self.lambd,

@@ -47,6 +47,9 @@ class ParameterGroup:
         self.decays = [True] * len(self.flat.parameters)
         self.factors = [1.0] * len(self.flat.parameters)
         self.averages: dict[str, Array] = {}  # slots that the optimizer's averages have
+        self.unused = zeros(dtype=self.flat.dtype).array  # for operands that are not needed
+        self._narrow: Array | None = None  # of an update
+        self._is_written = False  # by the update of a run
         self.check()
 
     @classmethod
@@ -147,9 +150,21 @@ class ParameterGroup:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         self._turn()
+        self._narrow, written = self.flat.narrow(), self.flat.narrow() is not None
         for run in self._runs():
+            self._is_written = False
             self.update(run, array(rate * run.factor, self.flat.dtype))
+            written = written and self._is_written
+        if written:
+            self.flat.has_narrow()
         self._turn()
+
+    def narrow(self, run: Run) -> Array:
+        """Return the narrow copy of a run's weights, (size,), which the update that asks for it
+        writes; () where there is none."""
+        self._is_written = True
+        narrow = self._narrow
+        return self.unused if narrow is None else self.flat.part(narrow, run.first, run.last)
 
     def _turn(self) -> None:
         """Give gradients the opposite sign, if they are climbed."""
@@ -179,7 +194,6 @@ class SlottedGroup(ParameterGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._slots = {name: self.slot() for name in self.slot_names()}
-        self.unused = zeros(dtype=self.flat.dtype).array
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the names of the slots that the settings need."""

@@ -181,7 +181,7 @@ class MuonGroup(AveragingGroup):
                 )
             else:
                 moments.adam(
-                    w, g, mean, square, self.unused, lr, *biases,
+                    w, g, mean, square, self.unused, self.unused, lr, *biases,
                     betas=self.betas, eps=self.eps, weight_decay=decay, decoupled=True,
                     amsgrad=False,
                 )  # fmt: skip

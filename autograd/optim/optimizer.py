@@ -153,6 +153,7 @@ class Optimizer:
                 group.step(group.rate(self.steps))
                 for one in self.averages:
                     one.update(group.flat, group.averages[one.slot], self.steps + 1)
+                group.flat.renew_narrow()
         self.steps += 1
         self._run_hooks()
         return loss

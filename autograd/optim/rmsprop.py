@@ -41,6 +41,7 @@ class RMSpropGroup(SlottedGroup):
         """Update neighbouring parameters in one call."""
         moments.rmsprop(
             *self.operands(run, *SLOTS),
+            self.narrow(run),
             lr,
             alpha=self.alpha,
             eps=self.eps,

@@ -41,8 +41,8 @@ class RpropGroup(SlottedGroup):
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
         moments.rprop(
-            *self.operands(run, *SLOTS), lr, etas=self.etas, step_sizes=self.step_sizes,
-            first=run.done == 0,
+            *self.operands(run, *SLOTS), self.narrow(run), lr, etas=self.etas,
+            step_sizes=self.step_sizes, first=run.done == 0,
         )  # fmt: skip
 
 

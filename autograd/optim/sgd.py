@@ -54,6 +54,7 @@ class SGDGroup(ParameterGroup):
             flat.part(flat.data, first, last),
             flat.part(flat.grad, first, last),
             flat.part(self.velocity, first, last) if self.momentum else self.velocity,
+            self.narrow(run),
             lr,
             momentum=self.momentum,
             dampening=self.dampening if done else 0.0,

@@ -114,7 +114,7 @@ class LocalUpdate(Update):
         with context.using(phase="update", scope=OUTER, tape=None):
             lr, momentum = array(self.outer.lr, flat.dtype), self.outer.momentum
             sgd(
-                self._before, flat.grad, self._velocity, lr,
+                self._before, flat.grad, self._velocity, zeros(dtype=flat.dtype).array, lr,
                 momentum=momentum, nesterov=momentum > 0,
             )  # fmt: skip
             store(flat.data, self._before)

@@ -173,6 +173,7 @@ class ShardedUpdate(Update):
             for start, borders in self.shared:
                 weights = self._flat.data.view(start, (borders[-1],))
                 allgather(weights, through=self.comm, borders=borders)
+        self._flat.renew_narrow()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ class AveragedGroup(ParameterGroup):
         data, grad = (self.flat.part(a, first, last) for a in (self.flat.data, self.flat.grad))
         ops.accumulate(self.flat.part(self.gradients, first, last), grad)
         options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
-        ops.sgd(data, grad, ag.zeros(dtype=self.flat.dtype).array, lr, **options)
+        ops.sgd(data, grad, self.unused, self.unused, lr, **options)
         ops.accumulate(self.flat.part(self.weights, first, last), data)
 
 

@@ -3,6 +3,7 @@ and transposed copies, for gradients that lie in another order than their slot."
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..compiler.isa.targets import Target
@@ -12,16 +13,35 @@ from ..compiler.vectors import Vector
 from .sweep import sweep
 
 
+class UpdateBuilder:
+    """The kernel of an update: arrays, weights first, a narrow copy of these if it `follows` them,
+    numbers, number of elements. `k` writes the kernel down, `copy` what goes to the narrow copy."""
+
+    def __init__(self, target: Target, dtype: str, names: Sequence[str], follows: bool) -> None:
+        kind, pointers = "bfloat16" if follows else dtype, (*names, *["narrow"] * follows)
+        # Nothing keeps callers from passing one array twice. Each vector is read before it is
+        # written, so the result is that of separate arrays as long as LLVM does not move a read
+        # behind a write.
+        self.copy = KernelBuilder(target, kind, (*pointers, "settings"), ("count",), aliases=names)
+        self.k = self.copy.computed() if follows else self.copy
+        *arrays, self.settings, self.count = self.copy.arguments
+        self.arrays, self.narrow = arrays[: len(names)], arrays[len(names) :]
+
+    def store(self, weights: Vector, index: Integer, some: Integer | None) -> None:
+        """Write new weights, and rounded ones to the copy."""
+        self.k.store(weights, self.k.at(self.arrays[0], index), some)
+        for narrow in self.narrow:
+            rounded = self.copy.convert(weights)
+            self.copy.store(rounded, self.copy.at(narrow, index), some)
+
+
 def descend(
-    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool
+    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool, follows: bool
 ) -> KernelBuilder:
-    """Return the kernel of a step of gradient descent: w, g, v, (lr, momentum, 1 - dampening,
-    weight decay), number of elements."""
-    names = ("w", "g", "v", "settings")
-    # Nothing keeps callers from passing one array twice. Each vector is read before it is written,
-    # so the result is that of separate arrays as long as LLVM does not move a read behind a write.
-    k = KernelBuilder(target, dtype, names, ("count",), aliases=("w", "g", "v"))
-    w, g, v, settings, count = k.arguments
+    """Return the kernel of a step of gradient descent: w, g, v, a narrow copy of w if it `follows`
+    them, (lr, momentum, 1 - dampening, weight decay), number of elements."""
+    update = UpdateBuilder(target, dtype, ("w", "g", "v"), follows)
+    k, (w, g, v), settings, count = update.k, update.arrays, update.settings, update.count
     rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
 
     def body(index: Integer, some: Integer | None) -> None:
@@ -33,10 +53,10 @@ def descend(
             speed = keep * k.load(to, some) + gain * d
             k.store(speed, to, some)
             d = d + keep * speed if nesterov else speed
-        k.store(weight - rate * d, k.at(w, index), some)
+        update.store(weight - rate * d, index, some)
 
     sweep(k, count, body)
-    return k
+    return update.copy
 
 
 def averaged(target: Target, dtype: str) -> KernelBuilder:

@@ -14,36 +14,39 @@ from ..compiler.jit import build
 from ..kernels.moments import stepped
 from ..registry import implements
 from ..runtime.executable import Executable
-from ..runtime.layout import Layouts, address
-from .update import alike, in_place
+from ..runtime.layout import Layouts, address, plain
+from .update import alike, in_place, takes, write_back
 
 
 def _step(
     name: str, target: Target, w: Spec, g: Spec, *rest: Spec, **attrs: Any
 ) -> Executable | None:
-    """Plan a step by a rule on weights, gradient and slots, which numbers follow."""
+    """Plan a step by a rule on weights, gradient, slots and a narrow copy of the weights, which
+    numbers follow."""
     rule = RULES[name]
     count = len(rule.slots)
-    planned = rule.step(*[1.0] * (len(rest) - count), **attrs)
+    planned = rule.step(*[1.0] * (len(rest) - count - 1), **attrs)
     used = [i for i in range(count) if planned.slots[i]]
-    if not alike(w, g, *(rest[i] for i in used)):
+    if not alike(w, g, *(rest[i] for i in used)) or not takes(w, rest[count]):
         return None
-    layouts, size = Layouts(w), len(planned.numbers)
-    function = build(stepped, target, w.dtype.name, name, len(used), planned.flags, size)
+    layouts, size, follows = Layouts(w), len(planned.numbers), rest[count].shape != ()
+    options = planned.flags, size, follows
+    function = build(stepped, target, w.dtype.name, name, len(used), *options)
 
     def run(w: NDArray, g: NDArray, *rest: NDArray) -> None:
         # Not native: a recording would keep the numbers.
-        step = rule.step(*map(float, rest[count:]), **attrs)
-        numbers = np.array(step.numbers, w.dtype)
+        step = rule.step(*map(float, rest[count + 1 :]), **attrs)
+        numbers, copy = np.array(step.numbers, w.dtype), (plain(rest[count]),) * follows
 
         def go(*arrays: NDArray) -> None:
             w, *changed, g = map(address, arrays)
-            function(w, g, *changed, address(numbers), layouts.size)
+            function(w, g, *changed, *map(address, copy), address(numbers), layouts.size)
 
         in_place(layouts, go, (w, *(rest[i] for i in used)), (g,))
+        write_back(rest[count], *copy)
 
     return Executable(run)
 
 
 for _name in RULES:
-    implements(_name)(partial(_step, _name))
+    implements(_name, narrow=True)(partial(_step, _name))

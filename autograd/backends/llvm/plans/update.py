@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import COMPUTED, FLOAT32, is_narrow
 from ....recent import WAYS
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
+from ..kernels.elementwise import converted
 from ..kernels.sweep import copied, increase
 from ..kernels.update import averaged, descend, turned_copy
 from ..registry import implements
@@ -26,31 +28,47 @@ def alike(*specs: Spec) -> bool:
     return all(s == specs[0] for s in specs) and specs[0].size >= LEAST
 
 
-@implements("sgd")
+def takes(w: Spec, narrow: Spec) -> bool:
+    """Tell whether kernels update weights with this narrow copy, or without one."""
+    fits = not narrow.shape or (
+        w.dtype == FLOAT32 and len(w.shape) == 1 and w.shape == narrow.shape
+    )
+    return fits and w.dtype in COMPUTED
+
+
+@implements("sgd", narrow=True)
 def sgd(
-    target: Target, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
-    weight_decay: float, nesterov: bool,
+    target: Target, w: Spec, g: Spec, v: Spec, narrow: Spec, lr: Spec, *, momentum: float,
+    dampening: float, weight_decay: float, nesterov: bool,
 ) -> Executable | None:  # fmt: skip
     """Plan a step of stochastic gradient descent."""
-    if not alike(w, g, v if momentum else w) or lr.shape != ():
+    if not alike(w, g, v if momentum else w) or lr.shape != () or not takes(w, narrow):
         return None
-    layouts, options = Layouts(w), (momentum != 0, weight_decay != 0, bool(nesterov))
+    layouts, follows = Layouts(w), narrow.shape != ()
+    options = momentum != 0, weight_decay != 0, bool(nesterov), follows
     function = build(descend, target, w.dtype.name, *options)
     settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
     address_of_settings = address(settings)
 
-    def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray) -> None:
+    def run(w: NDArray, g: NDArray, v: NDArray, narrow: NDArray, lr: NDArray) -> None:
         settings[0] = lr  # which is why it is not native: a recording would keep the rate
-        changed = (w, v) if momentum else (w,)
+        changed, copy = (w, v) if momentum else (w,), (plain(narrow),) * follows
 
         def go(w: NDArray, *rest: NDArray) -> None:
-            function(
-                *[address(x) for x in (w, rest[-1], rest[0])], address_of_settings, layouts.size
-            )
+            arrays = (w, rest[-1], rest[0], *copy)
+            function(*map(address, arrays), address_of_settings, layouts.size)
 
         in_place(layouts, go, changed, (g,))
+        write_back(narrow, *copy)
 
     return Executable(run)
+
+
+def write_back(x: NDArray, *copies: NDArray) -> None:
+    """Write what was done to a copy of an array, if there is one, to the array."""
+    for copy in copies:
+        if copy is not x:
+            x[...] = copy
 
 
 @implements("accumulate")
@@ -114,11 +132,13 @@ def average(target: Target, slot: Spec, x: Spec, rate: Spec) -> Executable | Non
     return Executable(run)
 
 
-@implements("store")
+@implements("store", narrow=True)
 def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
     """Plan slot = g: where g's first axis is the last one in memory, as in the gradients of matrix
     products and filters, squares are turned round."""
-    if slot != g:
+    if is_narrow(slot.dtype) and slot == Spec(g.shape, slot.dtype) and g.dtype == FLOAT32:
+        return _rounded(target, slot, g)
+    if slot != g or is_narrow(slot.dtype):
         return None
     copy, layouts = build(copied, target, slot.dtype.name), Layouts(slot)
     function = build(turned_copy, target, slot.dtype.name)
@@ -139,6 +159,20 @@ def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
             slot[...] = g
         else:
             function(address(g), address(table), address(slot), rows, columns)
+
+    return Executable(run, native=True)
+
+
+def _rounded(target: Target, slot: Spec, g: Spec) -> Executable:
+    """Plan a slot of a narrow type = g."""
+    function, layouts = build(converted, target, (g.dtype.name, slot.dtype.name)), Layouts(g)
+
+    def run(slot: NDArray, g: NDArray) -> None:
+        if slot.flags.c_contiguous and g.flags.c_contiguous:
+            function(address(g), address(slot), layouts.size)
+        else:
+            layout_stats.fallbacks += 1
+            slot[...] = g
 
     return Executable(run, native=True)
 

@@ -266,27 +266,47 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
 def test_sgd(options: dict[str, float], dtype: str) -> None:
-    lr = np.array(0.05)
+    lr, none = np.array(0.05), np.zeros((), dtype)
     for shape in [(1,), (40,), (1337,), (5, 17)]:
         for layout in ("plain", "turned", "gaps"):
             ours = [numbers(*shape, dtype=dtype, seed=i, layout=layout) for i in range(3)]
             theirs = [x.copy() for x in ours]
-            run = kernel(update.sgd, *ours, lr, **options)
+            run = kernel(update.sgd, *ours, none, lr, **options)
             for _ in range(3):
-                run(*ours, lr)
-                update.sgd.reference(*theirs, lr, **options)
+                run(*ours, none, lr)
+                update.sgd.reference(*theirs, none, lr, **options)
             for x, y in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
                 assert intact(x)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
+def test_sgd_rounds_weights_to_their_narrow_copy(options: dict[str, float]) -> None:
+    bfloat16, lr = pytest.importorskip("ml_dtypes").bfloat16, np.array(0.05)
+    for size, layout, step in (
+        (1, "plain", 1),
+        (1337, "plain", 1),
+        (530, "gaps", 1),
+        (70, "plain", 2),
+    ):
+        ours = [numbers(size, dtype="float32", seed=i, layout=layout) for i in range(3)]
+        alone, memory = [x.copy() for x in ours], np.full(size * step + 2, 7, bfloat16)
+        copy, none = memory[1:-1:step], np.zeros((), "f4")
+        kernel(update.sgd, *ours, copy, lr, **options)(*ours, copy, lr)
+        kernel(update.sgd, *alone, none, lr, **options)(*alone, none, lr)
+        for x, y in zip(ours, alone, strict=True):
+            np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(copy, ours[0].astype(bfloat16))
+        assert (memory == 7).sum() >= memory.size - size and memory[0] == memory[-1] == 7
+
+
 def test_sgd_takes_a_rate_that_changes(dtype: str) -> None:
-    w, g = numbers(100, dtype=dtype), numbers(100, dtype=dtype, seed=1)
+    w, g, none = numbers(100, dtype=dtype), numbers(100, dtype=dtype, seed=1), np.zeros((), dtype)
     lr, start = np.array(0.5, dtype), w.copy()
-    run = kernel(update.sgd, w, g, g, lr, **OPTIONS[0])
-    run(w, g, g, lr)
+    run = kernel(update.sgd, w, g, g, none, lr, **OPTIONS[0])
+    run(w, g, g, none, lr)
     lr[...] = 0
-    run(w, g, g, lr)
+    run(w, g, g, none, lr)
     np.testing.assert_allclose(w, start - np.asarray(0.5, dtype) * g, rtol=1e-5, atol=1e-6)
 
 

@@ -41,8 +41,9 @@ CASES: list[tuple[Primitive, int, dict[str, Any]]] = [  # and how many numbers i
 def test_steps_have_the_bits_of_the_reference(
     primitive: Primitive, count: int, options: dict[str, Any], dtype: str
 ) -> None:
+    none = [np.zeros((), dtype)] * (primitive is not update.average)  # no narrow copy
     scalars = [np.array(0.05, dtype), *(np.array(x) for x in (0.1, 0.01, 0.02))][:count]
-    slots = len(primitive.arguments) - 2 - count
+    slots, scalars = len(primitive.arguments) - 2 - count - len(none), [*none, *scalars]
     for shape, layout in [((1,), "plain"), ((1337,), "gaps"), ((5, 17), "turned")]:
         arrays = [numbers(*shape, dtype=dtype, seed=i, layout=layout) for i in range(2 + slots)]
         for slot in arrays[2:]:
@@ -57,3 +58,31 @@ def test_steps_have_the_bits_of_the_reference(
             assert intact(x)
         for number in scalars:  # it may change from step to step
             number *= 0.5
+
+
+@pytest.mark.parametrize(("primitive", "count", "options"), CASES[:-1])
+def test_narrow_copies_get_the_new_weights(
+    primitive: Primitive, count: int, options: dict[str, Any]
+) -> None:
+    """Rounded; neighbours of the copy, and gaps in it, stay as they are."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    scalars = [np.array(0.05, "f4"), *(np.array(x) for x in (0.1, 0.01, 0.02))][:count]
+    slots = len(primitive.arguments) - 3 - count
+    for size, layout, step in [
+        (1, "plain", 1),
+        (1337, "plain", 1),
+        (530, "gaps", 1),
+        (70, "plain", 2),
+    ]:
+        arrays = [numbers(size, dtype="float32", seed=i, layout=layout) for i in range(2 + slots)]
+        for slot in arrays[2:]:
+            np.abs(slot, out=slot)
+        memory = np.full(size * step + 2, 7, bfloat16)
+        copy, theirs = memory[1:-1:step], [x.copy() for x in arrays]
+        run = kernel(primitive, *arrays, copy, *scalars, **{**primitive.defaults, **options})
+        run(*arrays, copy, *scalars)
+        primitive.reference(*theirs, np.zeros(()), *scalars, **options)
+        for x, y in zip(arrays, theirs, strict=True):
+            np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(copy, arrays[0].astype(bfloat16))
+        assert (memory == 7).sum() >= memory.size - size and memory[0] == memory[-1] == 7
