@@ -150,7 +150,8 @@ class ParameterGroup:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         self._turn()
-        self._narrow, written = self.flat.narrow(), self.flat.narrow() is not None
+        self._narrow = self.flat.narrow()
+        written = self._narrow is not None
         for run in self._runs():
             self._is_written = False
             self.update(run, array(rate * run.factor, self.flat.dtype))

@@ -18,7 +18,7 @@ from tallygrad.autograd.optim.sgd import SGDGroup
 
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(8, 40)).astype("f4")
+X = RNG.normal(size=(16, 40)).astype("f4")
 Optimizers = Callable[..., optim.Optimizer]
 FOLLOWING: list[tuple[Optimizers, dict[str, Any]]] = [  # whose updates write the copy
     (optim.SGD, {}),
@@ -302,5 +302,5 @@ def test_a_graph_of_weights_that_changed_is_refused(backend: str) -> None:
     first, second = loss(model), loss(model)
     first.backward()
     optimizer.step()
-    with pytest.raises(RuntimeError, match="modified"):
+    with pytest.raises(RuntimeError, match="changed in place"):
         second.backward()
