@@ -11,6 +11,7 @@ import numpy as np
 from ..array import Array
 from ..ledger import Ledger, SparsitySample
 from ..nonzeros import Factor
+from ..storage import Storage
 from .observer import Dispatched, PassiveObserver
 
 
@@ -48,11 +49,16 @@ class Sparsity(PassiveObserver):
                 sample = sample.plus(self._zeros(factor))
         self.ledger.sample((names[0], names[1], names[2], names[3]), sample)
 
+    def _holds_weights(self, storage: Storage) -> bool:
+        """Tell whether memory holds weights, or a narrow copy of them."""
+        copies = (s.narrow.array for s in self.weights.values() if s.narrow)
+        return id(storage) in self.weights or any(a and a.storage is storage for a in copies)
+
     def _zeros(self, factor: Factor) -> SparsitySample:
         """Return the numbers of a factor and the zeros among them, by what they are."""
         storage, size = factor.array.storage, factor.nonzero.size
         zeros = size - int(np.count_nonzero(factor.nonzero))
-        if factor.weights or id(storage) in self.weights:
+        if factor.weights or self._holds_weights(storage):
             return SparsitySample(weights=size, weight_zeros=zeros)
         if id(storage) in self.gradients:
             return SparsitySample(gradients=size, gradient_zeros=zeros)

@@ -56,8 +56,8 @@ def _conventions(work: Work) -> dict[str, str]:
         "update": update,
         "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
         "peak_bytes": "results alive at once, each from the call that makes it to the last that "
-        "reads it, a gradient of weights until it is added to the others; weights, the flat "
-        "gradient and the optimizer's slots are not counted",
+        "reads it, a gradient of weights until it is added to the others; weights, their "
+        "narrow copy, the flat gradient and the optimizer's slots are not counted",
     }
 
 

@@ -185,6 +185,20 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
     assert 0 < total["backward_weights"].nonzero < total["backward_weights"].macs
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_narrow_copies_of_weights_are_weights(name: str) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    layer, ledger = nn.Linear(6, 4), Ledger()
+    flat = nn.flatten([*layer.parameters()])
+    with context.using(backend=backend(name), ledger=ledger):
+        x = ag.tensor(sparse(3, 6, seed=1), requires_grad=True)
+        with context.using(observer=Sparsity(ledger, [flat.data])), ag.autocast():
+            layer(x).sum().backward()
+    found = {phase: one for (_, phase, *_), one in ledger.sampled.items()}
+    assert found["forward"].weights == found["backward_data"].weights == 24
+    assert found["forward"].activations == 18 and found["backward_data"].gradients == 12
+
+
 def test_those_who_wait_for_a_gradient_are_told_at_its_place() -> None:
     ledger, told = Ledger(), list[str]()
     layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
