@@ -10,6 +10,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..compiler.tiles import ROWS
 from ..kernels.border import Pair
+from ..kernels.conv_tiles import HALF
 from ..kernels.octets import TERMS, pack
 from ..runtime.executable import Executable
 from ..runtime.layout import channels_last, plain
@@ -24,8 +25,11 @@ Padding = tuple[Pair, Pair]
 def convolution(
     target: Target, x: Spec, w: Spec, biased: bool, stride: Pair, padding: Padding, dilation: Pair
 ) -> ByImages | None:
-    """Plan a convolution without groups; None where images fill less than half of a tile."""
+    """Plan a convolution without groups; None where images fill less than half of a tile, and for
+    results of one tile, for which the instruction of vectors is faster where there is one."""
     if not target.multiplies_octets or x.shape[0] < ROWS // 2:
+        return None
+    if w.shape[0] <= HALF and target.adds_four_bytes:
         return None
     c, prepare, whole = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
