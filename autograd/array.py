@@ -183,6 +183,8 @@ class Array:
         else:
             value = np.array(self.value, order="K") if self.has_numbers else None
             twin = Array(self.spec, value).own()
+            if self.storage.narrow:
+                twin.storage.narrow = type(self.storage.narrow)()
         memo[id(self)] = twin
         return twin
 

@@ -43,7 +43,8 @@ class autocast(context.using):
     A weight (a leaf that requires a gradient, or a Parameter) is cast once within the outermost
     block, and again after a write in place; writes through memory shared with NumPy go unseen. Its
     narrow form lives as long as the weight, at most to the end of the block. Weights in flat
-    buffers, which optimizers make, have a narrow copy that the update writes in the same pass.
+    buffers, which optimizers make, have a narrow copy that the update writes in the same pass, as
+    long as their memory is not shared with NumPy.
 
     With `enabled=False` everything is computed in the type that it has. The name of the device may
     come first, as in torch: `autocast("cpu", dtype=..)`. TypeError for a type other than bfloat16,
@@ -96,15 +97,15 @@ def _weight(x: Tensor, dtype: DType) -> Tensor:
     weight."""
     state, data = context.current(), x.array
     form = narrow_form(data, dtype)
-    if form is None:
+    if form is not None:
+        context.reads(x)
+    else:
         known = state.casts.get(data)
         if known is None or known.version != data.storage.version:
             result: Tensor = converted(x, dtype)
             state.casts[data] = Cast(data.storage.version, result.array)
             return result
         form = known.result
-    else:
-        context.reads(x)
     if state.tape is None or not x.requires_grad:
         return Tensor(form)
     record = state.tape.append(cast, (data,), ((x, 0),), (form,), (dtype,))

@@ -16,12 +16,13 @@ from .functional.create import zeros
 from .ledger import Ledger
 from .ops.update import store
 
-SCOPE = "optimizer"
+SCOPE = "optimizer"  # what its work is filed under
 
 
 class NarrowCopy:
     """The copy of a flat buffer: None until somebody reads it. `version` is that of the weights
-    whose numbers it has, `is_read` whether it was read since the last update."""
+    whose numbers it has, `is_read` whether it was read since the last update, `views` are its parts
+    by the weights' places and shapes."""
 
     __slots__ = ("array", "is_read", "version", "views")
 
@@ -38,7 +39,7 @@ class NarrowCopy:
             self.views[key] = self.array.view(weights.offset, weights.shape)
         return self.views[key]
 
-    def holds(self, weights: Array) -> bool:
+    def is_current(self, weights: Array) -> bool:
         """Tell whether it has the numbers of the whole flat buffer. Where others may write to the
         weights unseen, nobody knows."""
         storage = weights.storage
@@ -53,7 +54,9 @@ def narrow_form(weights: Array, dtype: DType) -> Array | None:
     if copy is None or weights.offset < 0 or weights.dtype != FLOAT32:
         return None
     if owner.has_numbers and not computes():
-        return Array(Spec(weights.shape, dtype), None)
+        shape_alone = Array(Spec(weights.shape, dtype), None)
+        shape_alone.storage.persistent = True
+        return shape_alone
     if owner.has_numbers and not owner.storage.owned:
         return None
     observer = current().observer
@@ -66,19 +69,24 @@ def narrow_form(weights: Array, dtype: DType) -> Array | None:
 
 def renew(weights: Array, dtype: DType, observed: bool) -> None:
     """Bring the copy of a flat buffer up to date, by a call that is `observed` or not. The first
-    one is no part of a step's work: it is not counted."""
+    numbers that it gets are no part of a step's work: they are not counted. On the meta backend,
+    the copy of weights that have numbers stays as it is."""
     copy = weights.storage.narrow
-    assert copy is not None
+    if copy is None or (weights.has_numbers and not computes()):
+        return
     with lock:  # or two threads write it
         copy.is_read = True
-        if copy.holds(weights):
+        if copy.is_current(weights):
             return
-        observer = current().observer if observed else None
-        with using(phase="update", scope=SCOPE, tape=None, observer=observer):
+        with using(phase="update", scope=SCOPE, tape=None):
             if copy.array is None:
-                copy.array = zeros(weights.spec.size, dtype=dtype).array.own()
-                with using(ledger=Ledger()):
+                with using(ledger=Ledger(), observer=None):
+                    copy.array = zeros(weights.spec.size, dtype=dtype).array.own()
+                    copy.array.storage.persistent = True
                     store(copy.array, weights)
-            else:
+            elif not observed:
+                with using(observer=None):
+                    store(copy.array, weights)
+            if observed:
                 store(copy.array, weights)
         copy.version = weights.storage.version

@@ -91,6 +91,10 @@ class Observer:
         """Observe that the narrow copy of a flat buffer is about to be read, and renew it."""
         renew(False)
 
+    def has_written(self, a: Array) -> bool:
+        """Tell whether a call has written to the memory of an array."""
+        return id(a.storage) in self.written
+
     def called(self, module: Module) -> None:
         """Observe that a module is called."""
 

@@ -75,10 +75,12 @@ class CallRecorder(DependencyRecorder):
         self.calls.append(TracedCall(call.primitive, call.info, *indices, call.key, ()))
 
     def reads_narrow(self, weights: Array, renew: Renewal) -> None:
-        """Record what renews the copy before the calls; after they have changed weights, renewing
-        is one of them."""
-        renew(id(weights) in self.renewals)
-        self.renewals[id(weights)] = renew
+        """Record what renews the copy before the calls; after they have changed the weights,
+        renewing is one of them."""
+        changed = self.has_written(weights)
+        renew(changed)
+        if not changed:
+            self.renewals[id(weights)] = renew
 
     def refuse(self, what: str) -> None:
         """Remember the first reason why the calls would not do the same again; RuntimeError if

@@ -202,10 +202,11 @@ class StepRecorder(DependencyRecorder):
 
     def reads_narrow(self, weights: Array, renew: Renewal) -> None:
         """Renew the copy of a flat buffer, now and in each replay; after the calls have changed
-        weights, renewing is one of them."""
-        if id(weights) in self.renewed:
+        the weights, renewing is one of them."""
+        copy = weights.storage.narrow
+        if self.has_written(weights):
             renew(True)
-        else:
+        elif id(weights) not in self.renewed or not (copy and copy.is_current(weights)):
             self.renewed[id(weights)] = weights
             self.recording.effect(partial(renew, False))
 

@@ -93,24 +93,24 @@ class FlatParameters:
                 p.grad = Tensor(slot)
 
     def narrow(self) -> Array | None:
-        """Return the narrow copy of `data` that an update is to write in passing: one that is read
-        between updates, and up to date."""
+        """Return the narrow copy of `data`, which an update is to write in passing; None where it
+        is not read between updates, or not up to date."""
         copy = self.data.storage.narrow
-        return copy.array if copy and copy.is_read and copy.holds(self.data) else None
+        return copy.array if copy and copy.is_read and copy.is_current(self.data) else None
 
-    def has_narrow(self) -> None:
-        """Take note that an update of `data` has also written the narrow copy."""
+    def mark_narrow_current(self) -> None:
+        """Take note that the narrow copy has the numbers of `data`."""
         if copy := self.data.storage.narrow:
             copy.version = self.data.storage.version
 
     def renew_narrow(self) -> None:
-        """Bring the narrow copy up to date after an update, if it is read between updates."""
+        """Bring the narrow copy up to date after an update, if it was read before."""
         copy = self.data.storage.narrow
         if copy and copy.array is not None and copy.is_read:
             renew(self.data, copy.array.dtype, False)
             copy.is_read = False
 
-    def spoil_narrow(self) -> None:
+    def invalidate_narrow(self) -> None:
         """Let the narrow copy be made anew before it is read."""
         if copy := self.data.storage.narrow:
             copy.version = -1

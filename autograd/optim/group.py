@@ -48,8 +48,8 @@ class ParameterGroup:
         self.factors = [1.0] * len(self.flat.parameters)
         self.averages: dict[str, Array] = {}  # slots that the optimizer's averages have
         self.unused = zeros(dtype=self.flat.dtype).array  # for operands that are not needed
-        self._narrow: Array | None = None  # of an update
-        self._is_written = False  # by the update of a run
+        self._narrow: Array | None = None  # within a step: the narrow copy of the weights
+        self._narrowed = 0  # runs whose updates write it
         self.check()
 
     @classmethod
@@ -150,20 +150,21 @@ class ParameterGroup:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         self._turn()
-        self._narrow = self.flat.narrow()
-        written = self._narrow is not None
-        for run in self._runs():
-            self._is_written = False
+        weights, runs = self.flat.data.storage, self._runs()
+        self._narrow, self._narrowed, version = self.flat.narrow(), 0, weights.version
+        for run in runs:
             self.update(run, array(rate * run.factor, self.flat.dtype))
-            written = written and self._is_written
-        if written:
-            self.flat.has_narrow()
+        # An update that knows of the copy writes the weights once. Others leave it behind.
+        once = weights.version - version == self._narrowed == len(runs)
+        if once and self._narrow is not None:
+            self.flat.mark_narrow_current()
+        self._narrow = None
         self._turn()
 
     def narrow(self, run: Run) -> Array:
         """Return the narrow copy of a run's weights, (size,), which the update that asks for it
-        writes; () where there is none."""
-        self._is_written = True
+        writes in the same call; () where there is none."""
+        self._narrowed += 1
         narrow = self._narrow
         return self.unused if narrow is None else self.flat.part(narrow, run.first, run.last)
 

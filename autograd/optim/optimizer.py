@@ -18,6 +18,7 @@ from .. import context
 from ..array import Array, array
 from ..hooks import RemovableHandle
 from ..ledger import Ledger
+from ..narrow_copy import SCOPE
 from ..nn.errors import compare
 from ..nn.flat import FlatParameters, flatten
 from ..nn.module import assign
@@ -31,7 +32,6 @@ from .schedules import Schedule
 
 Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
 StepHook: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
-SCOPE = "optimizer"
 LATEST = 1 << 63  # beyond any step
 
 

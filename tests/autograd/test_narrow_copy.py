@@ -206,24 +206,27 @@ def test_changes_are_seen(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_weights_that_a_step_changes_are_seen_in_replays(backend: str, training: bool) -> None:
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_weights_that_a_step_changes_are_seen_in_replays(
+    backend: str, training: bool, reads_first: bool
+) -> None:
     model = net()
     nn.flatten([*model.parameters()])
 
-    def twice(x: Tensor) -> tuple[Tensor, Tensor]:
+    def step(x: Tensor) -> tuple[Tensor, ...]:
         with ag.no_grad(), ag.autocast():
-            before = model(x).float().sum()
+            before = (model(x).float().sum(),) if reads_first else ()
             for p in model.parameters():
                 p.mul_(0.9)
-            return before, model(x).float().sum()
+            return *before, model(x).float().sum()
 
-    run = ag.trace(twice, training=training)
+    run = ag.trace(step, training=training)
     for _ in range(5):
         copies = [p.array.value.copy() for p in model.parameters()]
         found = [float(y.item()) for y in run(ag.tensor(X))]
         after = [p.array.value.copy() for p in model.parameters()]
         wanted = []
-        for numbers in (copies, after):
+        for numbers in (copies, after)[not reads_first :]:
             twin = net()
             for p, value in zip(twin.parameters(), numbers, strict=True):
                 p.array.write(value)
@@ -256,22 +259,53 @@ class Halves(optim.SGD):
     group = Halving
 
 
-def test_other_updates_leave_it_behind_and_it_is_renewed(backend: str) -> None:
+class Clipping(SGDGroup):
+    """A group that changes what the usual update leaves."""
+
+    def update(self, run: Run, lr: Any) -> None:
+        super().update(run, lr)
+        self.flat.data.write(self.flat.data.value.clip(-0.05, 0.05))
+
+
+class Clips(optim.SGD):
+    group = Clipping
+
+
+@pytest.mark.parametrize("make", [Halves, Clips])
+def test_other_updates_leave_it_behind_and_it_is_renewed(backend: str, make: Optimizers) -> None:
     model = net()
-    optimizer = Halves(model.parameters(), lr=0.01)
+    optimizer = make(model.parameters(), lr=0.01)
     for _ in range(3):
         before = fresh(model)
         assert step(model, optimizer) == before
 
 
-def test_frozen_weights_keep_it(backend: str) -> None:
+def renewals(ledger: Ledger, size: int) -> int:
+    """Return the calls that write a whole narrow copy."""
+    return sum(
+        n for (_, _, name, _, cost), n in ledger.calls.items()
+        if name == "store" and cost.bytes_written == 2 * size
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("runs", ["frozen", "decay", "rates"])
+def test_runs_of_parameters_write_it_together(backend: str, runs: str) -> None:
     model = net()
-    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    first, bias, *_ = model.parameters()
+    if runs == "decay":
+        optimizer.exempt_from_decay([bias])
+    elif runs == "rates":
+        optimizer.scale_rates([bias], 3.0)
     step(model, optimizer)
-    next(iter(model.parameters())).requires_grad_(False)
-    for _ in range(3):
-        before = fresh(model)
-        assert step(model, optimizer) == before
+    first.requires_grad_(runs != "frozen")
+    with context.using(ledger=(ledger := Ledger())):
+        for _ in range(3):
+            before = fresh(model)
+            assert step(model, optimizer) == before
+    size = sum(p.size for p in model.parameters())
+    # The twins of `fresh`, in no flat buffer, are cast: two weights each.
+    assert narrow_casts(ledger) == 6 and not renewals(ledger, size)
 
 
 def test_copies_of_models_have_their_own(backend: str) -> None:
@@ -280,7 +314,60 @@ def test_copies_of_models_have_their_own(backend: str) -> None:
     step(model, optimizer)
     twin = copy.deepcopy(model)
     step(model, optimizer)
-    assert loss(twin).item() == fresh(twin) != fresh(model) == loss(model).item()
+    with context.using(ledger=(ledger := Ledger())):
+        found = float(loss(twin).item())
+    assert found == fresh(twin) != fresh(model) == loss(model).item() and not narrow_casts(ledger)
+
+
+def test_a_step_on_meta_does_not_touch_the_copy_of_numbers(backend: str) -> None:
+    model = net()
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+    step(model, optimizer)
+    loss(model)
+    change_in_place(model, optimizer)
+    with context.using(backend="meta"):
+        loss(model)
+        optimizer.step()
+    assert loss(model).item() == fresh(model)
+
+
+def test_the_tape_does_not_stash_it(backend: str) -> None:
+    """It is there anyway; casts of weights are stashed. On the meta backend, too."""
+    found = []
+    for flat in (True, False):
+        ag.manual_seed(0)
+        layer = nn.Linear(40, 40, bias=False)
+        if flat:
+            nn.flatten([*layer.parameters()])
+        for name in (backend, "meta"):
+            with context.using(backend=name, ledger=(ledger := Ledger())), ag.autocast():
+                layer(layer(layer(ag.tensor(X))))
+            found.append(sum(row.stashed for row in ledger.rows()))
+    cast = 2 * 40 * 40
+    assert found[0] == found[1] == found[2] - cast == found[3] - cast
+
+
+def test_hooks_that_change_weights_are_seen_in_replays(backend: str) -> None:
+    """Each step reads the weights twice, and a hook halves them between."""
+    model = net()
+    flat = nn.flatten([*model.parameters()])
+    last = flat.parameters[0]
+    last.post_grad_hooks.append(lambda p: flat.data.write(flat.data.value * 0.5))
+
+    def two(x: Tensor) -> tuple[Tensor, Tensor]:
+        with ag.autocast():
+            first = (model(x).float() ** 2).sum()
+        first.backward()
+        with ag.no_grad(), ag.autocast():
+            return first, (model(x).float() ** 2).sum()
+
+    run = ag.trace(two, training=True)
+    for _ in range(5):
+        before = fresh(model)
+        found = [float(y.item()) for y in run(ag.tensor(X))]
+        assert found == [before, fresh(model)]
+        for p in flat.parameters:
+            p.grad = None
 
 
 def test_other_types_have_none(backend: str) -> None:

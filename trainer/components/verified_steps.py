@@ -104,7 +104,7 @@ class Verification:
             return
         found: list[str] = []
         self._update.run(found.append)
-        self.parts.flat.spoil_narrow()
+        self.parts.flat.invalidate_narrow()
         self._report(found)
 
     def _mend(self, tell: Callable[[str], None]) -> None:
@@ -149,7 +149,7 @@ class Verification:
     ) -> tuple[Rows, Digests]:
         for p in self.parts.flat.parameters:
             p.grad = None
-        self.parts.flat.spoil_narrow()  # which may be what is wrong
+        self.parts.flat.invalidate_narrow()  # which may be what is wrong
         self.parts.sync.exchanging = False  # its hooks hear of another rank's gradients too
         result = branch(batch, sync, use)
         sync.end_branch()

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from ...autograd import context
 from ...autograd.array import Array, NDArray, Spec
 from ...autograd.ledger import Cost
+from ...autograd.narrow_copy import SCOPE
 from ...autograd.nn.utils.clipping import largest, square_sums
 from ...autograd.ops import clipping
 from ...autograd.optim import Optimizer
-from ...autograd.optim.optimizer import SCOPE
 from ...autograd.primitive import primitive
 from ..cost.cluster.allreduce import ring_volume
 from .comm import Comm

@@ -167,13 +167,13 @@ class ShardedUpdate(Update):
         begun = time.perf_counter()
         self._gather_weights()
         self._reducer.exposed += time.perf_counter() - begun
+        self._flat.renew_narrow()
 
     def _gather_weights(self) -> None:
         with context.using(phase="communicate", scope="weights", tape=None):
             for start, borders in self.shared:
                 weights = self._flat.data.view(start, (borders[-1],))
                 allgather(weights, through=self.comm, borders=borders)
-        self._flat.renew_narrow()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

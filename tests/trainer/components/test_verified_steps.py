@@ -130,6 +130,25 @@ def test_what_changes_in_memory_between_steps_is_put_right(
     assert only.startswith(f"step 2: corrupted: rank 0: {line}") and "changed; repaired" in only
 
 
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_changes_in_the_narrow_copy_has_no_effect(
+    make: Callable[..., Training], said: list[str], backend: str, every: int
+) -> None:
+    """It is made anew in verified steps; step 2 is one in any case."""
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    if backend == "llvm":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    options: dict[str, Any] = {"backend": backend, "precision": "bf16", "threads": 1}
+    training = make(verify_every=every, **options)
+    for step in run(training):
+        copy = training.parts.flat.data.storage.narrow
+        assert copy is not None and (copy.array is not None) == (step > 0)
+        if step == 1 and copy.array is not None:
+            copy.array.value.view(np.uint16)[:] ^= 1 << 8
+    assert result(training) == undisturbed(make, **options) and not said
+
+
 @pytest.mark.parametrize("call", [0, 1])
 @pytest.mark.parametrize(
     ("what", "line"),

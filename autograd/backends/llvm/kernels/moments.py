@@ -13,12 +13,12 @@ from .update import UpdateBuilder
 
 def stepped(
     target: Target, dtype: str, name: str, slots: int, flags: tuple[bool, ...], size: int,
-    follows: bool,
+    has_narrow: bool,
 ) -> KernelBuilder:  # fmt: skip
-    """Return the kernel of a step by a rule: w, g, the slots, a narrow copy of w if it `follows`
-    them, `size` numbers of the rule, number of elements."""
+    """Return the kernel of a step by a rule: w, g, the slots, a narrow copy of w if it
+    `has_narrow`, `size` numbers of the rule, number of elements."""
     names = ("w", "g", *(f"slot{i}" for i in range(slots)))
-    update = UpdateBuilder(target, dtype, names, follows)
+    update = UpdateBuilder(target, dtype, names, has_narrow)
     k, arrays = update.k, update.arrays
     numbers = [k.broadcast(k.at(update.settings, i)) for i in range(size)]
 
@@ -30,4 +30,4 @@ def stepped(
             k.store(value, k.at(array, index), some)
 
     sweep(k, update.count, body)
-    return update.copy
+    return update.kernel

@@ -14,33 +14,35 @@ from .sweep import sweep
 
 
 class UpdateBuilder:
-    """The kernel of an update: arrays, weights first, a narrow copy of these if it `follows` them,
-    numbers, number of elements. `k` writes the kernel down, `copy` what goes to the narrow copy."""
+    """Writes down the kernel of an update: arrays, weights first, a narrow copy of these if it
+    `has_narrow`, numbers, number of elements. `k` computes in the type of the weights."""
 
-    def __init__(self, target: Target, dtype: str, names: Sequence[str], follows: bool) -> None:
-        kind, pointers = "bfloat16" if follows else dtype, (*names, *["narrow"] * follows)
+    def __init__(self, target: Target, dtype: str, names: Sequence[str], has_narrow: bool) -> None:
+        kind, pointers = dtype, (*names, "settings")
+        if has_narrow:
+            kind, pointers = "bfloat16", (*names, "narrow", "settings")
         # Nothing keeps callers from passing one array twice. Each vector is read before it is
         # written, so the result is that of separate arrays as long as LLVM does not move a read
         # behind a write.
-        self.copy = KernelBuilder(target, kind, (*pointers, "settings"), ("count",), aliases=names)
-        self.k = self.copy.computed() if follows else self.copy
-        *arrays, self.settings, self.count = self.copy.arguments
-        self.arrays, self.narrow = arrays[: len(names)], arrays[len(names) :]
+        self.kernel = KernelBuilder(target, kind, pointers, ("count",), aliases=names)
+        self.k = self.kernel.computed() if has_narrow else self.kernel
+        *self.arrays, self.settings, self.count = self.kernel.arguments
+        self.narrow = self.arrays.pop() if has_narrow else None
 
     def store(self, weights: Vector, index: Integer, some: Integer | None) -> None:
         """Write new weights, and rounded ones to the copy."""
         self.k.store(weights, self.k.at(self.arrays[0], index), some)
-        for narrow in self.narrow:
-            rounded = self.copy.convert(weights)
-            self.copy.store(rounded, self.copy.at(narrow, index), some)
+        if self.narrow is not None:
+            rounded = self.kernel.convert(weights)
+            self.kernel.store(rounded, self.kernel.at(self.narrow, index), some)
 
 
 def descend(
-    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool, follows: bool
+    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool, has_narrow: bool
 ) -> KernelBuilder:
-    """Return the kernel of a step of gradient descent: w, g, v, a narrow copy of w if it `follows`
-    them, (lr, momentum, 1 - dampening, weight decay), number of elements."""
-    update = UpdateBuilder(target, dtype, ("w", "g", "v"), follows)
+    """Return the kernel of a step of gradient descent: w, g, v, a narrow copy of w if it
+    `has_narrow`, (lr, momentum, 1 - dampening, weight decay), number of elements."""
+    update = UpdateBuilder(target, dtype, ("w", "g", "v"), has_narrow)
     k, (w, g, v), settings, count = update.k, update.arrays, update.settings, update.count
     rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
 
@@ -56,7 +58,7 @@ def descend(
         update.store(weight - rate * d, index, some)
 
     sweep(k, count, body)
-    return update.copy
+    return update.kernel
 
 
 def averaged(target: Target, dtype: str) -> KernelBuilder:

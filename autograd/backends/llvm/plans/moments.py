@@ -14,8 +14,8 @@ from ..compiler.jit import build
 from ..kernels.moments import stepped
 from ..registry import implements
 from ..runtime.executable import Executable
-from ..runtime.layout import Layouts, address, plain
-from .update import alike, in_place, takes, write_back
+from ..runtime.layout import Layouts, address
+from .update import alike, in_place, takes, update
 
 
 def _step(
@@ -29,21 +29,20 @@ def _step(
     used = [i for i in range(count) if planned.slots[i]]
     if not alike(w, g, *(rest[i] for i in used)) or not takes(w, rest[count]):
         return None
-    layouts, size, follows = Layouts(w), len(planned.numbers), rest[count].shape != ()
-    options = planned.flags, size, follows
-    function = build(stepped, target, w.dtype.name, name, len(used), *options)
+    layouts, narrow = Layouts(w), rest[count]
+    options = len(used), planned.flags, len(planned.numbers), narrow.shape != ()
+    function = build(stepped, target, w.dtype.name, name, *options)
 
     def run(w: NDArray, g: NDArray, *rest: NDArray) -> None:
         # Not native: a recording would keep the numbers.
         step = rule.step(*map(float, rest[count + 1 :]), **attrs)
-        numbers, copy = np.array(step.numbers, w.dtype), (plain(rest[count]),) * follows
+        numbers = np.array(step.numbers, w.dtype)
 
         def go(*arrays: NDArray) -> None:
-            w, *changed, g = map(address, arrays)
-            function(w, g, *changed, *map(address, copy), address(numbers), layouts.size)
+            w, *changed, g = arrays
+            update(function, (w, g, *changed), rest[count], address(numbers))
 
         in_place(layouts, go, (w, *(rest[i] for i in used)), (g,))
-        write_back(rest[count], *copy)
 
     return Executable(run)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,11 +29,10 @@ def alike(*specs: Spec) -> bool:
 
 
 def takes(w: Spec, narrow: Spec) -> bool:
-    """Tell whether kernels update weights with this narrow copy, or without one."""
-    fits = not narrow.shape or (
-        w.dtype == FLOAT32 and len(w.shape) == 1 and w.shape == narrow.shape
-    )
-    return fits and w.dtype in COMPUTED
+    """Tell whether kernels update such weights, with this narrow copy or without one."""
+    if not narrow.shape:
+        return w.dtype in COMPUTED
+    return w.dtype == FLOAT32 and w.shape == narrow.shape == (w.size,) and is_narrow(narrow.dtype)
 
 
 @implements("sgd", narrow=True)
@@ -44,31 +43,37 @@ def sgd(
     """Plan a step of stochastic gradient descent."""
     if not alike(w, g, v if momentum else w) or lr.shape != () or not takes(w, narrow):
         return None
-    layouts, follows = Layouts(w), narrow.shape != ()
-    options = momentum != 0, weight_decay != 0, bool(nesterov), follows
+    layouts, has_narrow = Layouts(w), narrow.shape != ()
+    options = momentum != 0, weight_decay != 0, bool(nesterov), has_narrow
     function = build(descend, target, w.dtype.name, *options)
     settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
     address_of_settings = address(settings)
 
     def run(w: NDArray, g: NDArray, v: NDArray, narrow: NDArray, lr: NDArray) -> None:
         settings[0] = lr  # which is why it is not native: a recording would keep the rate
-        changed, copy = (w, v) if momentum else (w,), (plain(narrow),) * follows
+        changed = (w, v) if momentum else (w,)
 
         def go(w: NDArray, *rest: NDArray) -> None:
-            arrays = (w, rest[-1], rest[0], *copy)
-            function(*map(address, arrays), address_of_settings, layouts.size)
+            update(function, (w, rest[-1], rest[0]), narrow, address_of_settings)
 
         in_place(layouts, go, changed, (g,))
-        write_back(narrow, *copy)
 
     return Executable(run)
 
 
-def write_back(x: NDArray, *copies: NDArray) -> None:
-    """Write what was done to a copy of an array, if there is one, to the array."""
-    for copy in copies:
-        if copy is not x:
-            x[...] = copy
+def update(
+    function: Callable[..., None], arrays: Sequence[NDArray], narrow: NDArray, settings: int
+) -> None:
+    """Run the kernel of an update on arrays, weights first, and on a narrow copy of these unless it
+    is 0-d, with the numbers at an address."""
+    ends, size = [*map(address, arrays)], arrays[0].size
+    if not narrow.shape:
+        function(*ends, settings, size)
+        return
+    copy = plain(narrow)
+    function(*ends, address(copy), settings, size)
+    if copy is not narrow:
+        narrow[...] = copy
 
 
 @implements("accumulate")
