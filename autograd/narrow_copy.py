@@ -12,8 +12,8 @@ from .backends import computes
 from .context import current, using
 from .deferred import lock
 from .dtypes import FLOAT32, DType
-from .functional.create import zeros
 from .ledger import Ledger
+from .ops.shape import full
 from .ops.update import store
 
 SCOPE = "optimizer"  # what its work is filed under
@@ -81,7 +81,7 @@ def renew(weights: Array, dtype: DType, observed: bool) -> None:
         with using(phase="update", scope=SCOPE, tape=None):
             if copy.array is None:
                 with using(ledger=Ledger(), observer=None):
-                    copy.array = zeros(weights.spec.size, dtype=dtype).array.own()
+                    copy.array = full(shape=(weights.spec.size,), dtype=dtype, value=0.0)
                     copy.array.storage.persistent = True
                     store(copy.array, weights)
             elif not observed:

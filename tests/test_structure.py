@@ -26,6 +26,7 @@ TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
 TO_TENSOR = (*TO_TAPE, "autograd.methods", "autograd.tensor")
+NARROW = ("autograd.narrow_copy",)
 METHODS = tuple(path.stem for path in (ROOT / "autograd/methods").glob("*.py"))
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
@@ -63,7 +64,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tape": TO_OPS,
     "autograd.methods": TO_TAPE,
     "autograd.tensor": (*TO_TAPE, "autograd.methods"),
-    **dict.fromkeys(("autograd.added_loss", "autograd.autocast", "autograd.typenames"), TO_TENSOR),
+    **dict.fromkeys(NARROW, (*TO_OPS, "autograd.backends")),
+    **dict.fromkeys(("autograd.added_loss", "autograd.typenames"), TO_TENSOR),
+    "autograd.autocast": (*TO_TENSOR, *NARROW),
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": (*TO_TENSOR, "autograd.added_loss"),
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
@@ -72,10 +75,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.capture.observer": (),
     "autograd.capture.sparsity": (*BASE, "autograd.capture.observer"),
     "autograd.capture.peak_memory": ("autograd.context", "autograd.capture.observer"),
-    "autograd.nn": (*TO_NN, "autograd.backends", "autograd.capture.observer"),
+    "autograd.nn": (*TO_NN, *NARROW, "autograd.backends", "autograd.capture.observer"),
     "autograd.models": (*TO_NN, "autograd.added_loss", "autograd.backends"),
     "autograd.quantize": (*TO_NN, "autograd.capture.observer", "autograd.differentiate"),
-    "autograd.optim": TO_NN,
+    "autograd.optim": (*TO_NN, *NARROW),
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone
     # What several wings need has one home each.
@@ -107,7 +110,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
     ),
     "autograd.capture.peak_memory": ("autograd.ledger", "autograd.storage", "autograd.tensor"),
     **{f"autograd.methods.{name}": ("autograd.tensor",) for name in METHODS},
-    "autograd.storage": ("autograd.array", "autograd.deferred"),
+    "autograd.storage": ("autograd.array", "autograd.deferred", "autograd.narrow_copy"),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.
