@@ -7,9 +7,11 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder
+from ..compiler.language import Integer, KernelBuilder, pieces
 from .border import Pair
 from .octets import octets
+
+NEAR = 16  # images whose rows stay in the first-level cache
 
 
 def _builder(
@@ -69,14 +71,17 @@ def gathered(target: Target, dtype: str, w: Windows, apart: Apart) -> KernelBuil
     x, y, start, rows = k.arguments
     with k.loop(rows) as i:
         e = k.sum(start, i)
-        for seen, group in groupby(range(w.output[1]), key=w.seen):
-            columns = [*group]
-            with k.loop(len(columns)) as j, k.loop(w.images) as n:
-                f = k.sum(j, columns[0])
-                pixel = k.sum((e, w.output[1]), f)
-                to = k.at(y, (pixel, w.images * w.width), (n, w.width))
-                source = k.at(x, (n, apart[0]), (f, w.stride[1] * apart[2]))
-                _window(k, w, apart, source, to, e, seen)
+        for before, times, count in pieces(w.images, NEAR):
+            with k.loop(times) as several:
+                first = k.sum((several, NEAR), before)
+                for seen, group in groupby(range(w.output[1]), key=w.seen):
+                    columns = [*group]
+                    with k.loop(len(columns)) as j, k.loop(count) as one:
+                        n, f = k.sum(first, one), k.sum(j, columns[0])
+                        pixel = k.sum((e, w.output[1]), f)
+                        to = k.at(y, (pixel, w.images * w.width), (n, w.width))
+                        source = k.at(x, (n, apart[0]), (f, w.stride[1] * apart[2]))
+                        _window(k, w, apart, source, to, e, seen)
     return k
 
 

@@ -42,10 +42,10 @@ def padded(channels: int, width: int) -> int:
 
 def _source(
     target: Target, x: Spec, c: Correlation, rows: tuple[int, ...], columns: tuple[int, ...]
-) -> tuple[Correlation, Prepare, bool]:
-    """Return the correlation that tiles do in the place of another, what brings images into the
-    order for it, and whether it sees whole windows as channels of one pixel: taps of `rows` and
-    `columns`, where pixels have few channels."""
+) -> tuple[Correlation, Prepare | Gathered]:
+    """Return the correlation that tiles do in the place of another, and what brings images into the
+    order for it. Where pixels have few channels, it sees whole windows as channels of one pixel:
+    taps of `rows` and `columns`, which are to be gathered."""
     n, taps, size = x.shape[0], len(c.taps), x.dtype.itemsize
     if 2 * c.channels * size < BYTES and c.channels * taps * size <= LARGEST:
         width = padded(c.channels * taps, size)
@@ -53,8 +53,8 @@ def _source(
         one = c._replace(
             channels=width, indices=1, image=c.output, taps=((0, 0, 0),), stride=(1, 1)
         )
-        return one, Gathered(target, x, seen).of, True
-    return *_dense(target, x, c), False
+        return one, Gathered(target, x, seen)
+    return _dense(target, x, c)
 
 
 def _dense(target: Target, x: Spec, c: Correlation) -> tuple[Correlation, Prepare]:
@@ -82,10 +82,11 @@ class PackedWeights:
 
 class TileConvolution:
     """Runs correlations that write one array (N, results, height, width) of a type; `names` are
-    those of vectors that come first behind the factors. `by_rows`: never by blocks of images."""
+    those of vectors that come first behind the factors. `by_rows`: never by blocks of images, as
+    where windows are gathered: a few rows of these at a time."""
 
     def __init__(
-        self, target: Target, several: list[TileCorrelation], prepare: Prepare,
+        self, target: Target, several: list[TileCorrelation], prepare: Prepare | Gathered,
         weights: PackedWeights, dtype: DType, names: tuple[str, ...], epilogue: Epilogue = NOTHING,
         by_rows: bool = False,
     ) -> None:  # fmt: skip
@@ -108,11 +109,15 @@ class TileConvolution:
                 self.kernels.append((function, c, image, sum(tall), count))
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
         rows, whole = first.output[0], sum(count for *_, count in parts)
-        self.by_blocks = whole > rows and not (epilogue.moments or epilogue.sums or by_rows)
+        gathers = isinstance(prepare, Gathered)
+        by_rows |= gathers or epilogue.moments or epilogue.sums
+        self.by_blocks = whole > rows and not by_rows
         self.units = whole if self.by_blocks else rows
         size = first.width * first.images * first.channels * prod(first.image)
-        goes_over = self.by_blocks or any_outer  # images again for each block of results
-        self.few = max(1, way.seen * self.units // size) if goes_over else self.units
+        # Images are seen again for each block of results, or windows after they are laid out.
+        again = self.by_blocks or any_outer or gathers
+        self.few = max(1, way.seen * self.units // size) if again else self.units
+        self.room = Scratch(size // rows * self.few * gathers, "uint8")
 
     def planned(self) -> ByImages:
         """Return the executable, which works on a row of results at a time, or on a block of images
@@ -121,7 +126,7 @@ class TileConvolution:
 
     def begin(self, x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         """Return the result, and what works on rows of it."""
-        source, weights = self.prepare(x), self.weights.of(w)
+        images, weights = self._images(x), self.weights.of(w)
         y = new_pixels(self.shape, self.dtype)
         others = [
             (self.pixels.of(a) if name in IMAGES else plain(a), name in IMAGES)
@@ -130,9 +135,10 @@ class TileConvolution:
 
         def some(first: int, count: int, worker: int) -> None:
             for start in range(first, first + count, self.few):
-                few(start, min(self.few, first + count - start))
+                many = min(self.few, first + count - start)
+                few(images(start, many, worker), start, many)
 
-        def few(first: int, count: int) -> None:
+        def few(source: int, first: int, count: int) -> None:
             before = 0  # blocks of images of the kernels so far
             for function, c, image, height, many in self.kernels:
                 row, rows, block, some_blocks = first, min(count, c.output[0] - first), 0, many
@@ -146,11 +152,27 @@ class TileConvolution:
                         start * k * s
                         for k, s in ((c.channels, c.width), (c.results, self.dtype.itemsize))
                     )
-                    ends = address(source) + come, weights, address(y) + go
+                    ends = source + come, weights, address(y) + go
                     tail = [address(a) + go * whole for a, whole in others]
                     function(*ends, *tail, row, rows, some_blocks)
 
         return y, some
+
+    def _images(self, x: NDArray) -> Callable[[int, int, int], int]:
+        """Return what tells a thread the address of images in the order of tiles, of which it then
+        sees so many rows."""
+        if not isinstance(self.prepare, Gathered):
+            source = self.prepare(x)
+            return lambda first, count, worker: address(source)
+        n = self.first.images
+        lay, line = self.prepare.by_rows(x, n), self.prepare.line(n)
+
+        def some(first: int, count: int, worker: int) -> int:
+            to = self.room.address(worker)
+            lay((0, n), (first, count), to)
+            return to - first * line
+
+        return some
 
 
 @tiled("conv2d")
@@ -164,9 +186,10 @@ def conv2d(
         return pointwise(conv2d, target, (x, w, *b), epilogue, {})
     if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
-    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
+    c, prepare = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
         return None
+    whole = isinstance(prepare, Gathered)
     build_pack = pack_windows if whole else pack
     sizes = w.shape[0], w.shape[1], prod(w.shape[2:])
     rest = () if whole else (False,)
@@ -178,7 +201,7 @@ def conv2d(
 
 def forward(
     target: Target, x: Spec, w: Spec, stride: Pair, padding: Any, dilation: Pair
-) -> tuple[TileCorrelation, Prepare, bool]:
+) -> tuple[TileCorrelation, Prepare | Gathered]:
     """Return a forward convolution as tiles do it; see `_source`."""
     m, _, r, s = w.shape
     output = windows((x.shape[2], x.shape[3]), (r, s), stride, padding, dilation)
@@ -188,9 +211,9 @@ def forward(
         tuple(i * d + first for i in range(taps))
         for taps, d, first in zip((r, s), dilation, start, strict=True)
     )
-    c, prepare, whole = _source(target, x, c, rows, columns)
+    c, prepare = _source(target, x, c, rows, columns)
     found = TileCorrelation.of(c, x.shape[0], output)
-    return found._replace(kind=x.dtype.name), prepare, whole
+    return found._replace(kind=x.dtype.name), prepare
 
 
 @tiled("conv2d_dx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, TypeAlias
 
@@ -22,13 +23,16 @@ from ..runtime.parallel import Scratch, in_parts, parts_of
 from .conv import FOLD
 from .conv_pointwise import is_pointwise, pointwise_dw
 from .conv_tiles import MOST, TAPS, Prepare, forward
-from .pixels import Pixels
+from .pixels import Gathered, Pixels
 
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 SPAN = 1 << 12  # bytes of a pixel that are worth reading one after the other
 
 
-Forward: TypeAlias = tuple[TileCorrelation, Prepare, bool]
+# Tells where rows of gradients are, of a number of groups: which, the first row, how many rows, and
+# the thread.
+Tops: TypeAlias = Callable[[int, int, int, int], int]
+Forward: TypeAlias = tuple[TileCorrelation, Prepare | Gathered]
 
 
 @tiled("conv2d_dw")
@@ -44,9 +48,9 @@ def conv2d_dw(
     found = _forward(target, x, w, stride, padding, dilation, groups)
     if found is None:
         return None
-    c, prepare, whole = found
+    c, prepare = found
     top = Pixels(target, dy).of
-    if not whole:
+    if not isinstance(prepare, Gathered):
         return _placeable(TileGradient(target, c, prepare, top, channels), w.shape)
     # Windows [row][column][channel] take the place of results, and these that of channels.
     turned = c._replace(channels=m, results=c.channels)
@@ -66,7 +70,7 @@ def is_placeable(
     """Tell whether the plan of these gradients can write them where they belong."""
     w = Spec((dy.shape[1], x.shape[1], *size), x.dtype)
     found = _forward(target, x, w, stride, padding, dilation, groups)
-    return found is not None and not found[2]
+    return found is not None and not isinstance(found[1], Gathered)
 
 
 def _forward(
@@ -95,11 +99,11 @@ def _placeable(call: TileGradient, shape: tuple[int, ...]) -> Placeable:
 
 class TileGradient:
     """Sums up what images and gradients give for the weights of the first `channels`. Both are
-    brought [row][column][image][channel] before."""
+    brought [row][column][image][channel] before, but gathered windows a few rows at a time."""
 
     def __init__(
-        self, target: Target, c: TileCorrelation, prepare: Prepare, prepare_top: Prepare,
-        channels: int,
+        self, target: Target, c: TileCorrelation, prepare: Prepare,
+        prepare_top: Prepare | Gathered, channels: int,
     ) -> None:  # fmt: skip
         self.prepare, self.prepare_top = prepare, prepare_top
         self.shape = c.results, channels, c.indices
@@ -137,13 +141,16 @@ class TileGradient:
             for rows, line in zip(room, self.packed, strict=True)
         ]
         self.add = build(gradient.correlate_weights, target, c, room, together, channels)
+        gathers = isinstance(prepare_top, Gathered)
+        self.windows = Scratch(self.rows * f * self.images * c.results * gathers, "bfloat16")
         self.packs: list[tuple[Any, Any, int]] = []
         for first in range(0, n, self.images):
             count = min(self.images, n - first)
             x = gradient.PackedRows(
                 n, c.channels, w, apart, self.down * across, count, self.ring, False
             )
-            dy = gradient.PackedRows(n, c.results, f, 1, f, count, self.rows, True)
+            there = count if gathers else n
+            dy = gradient.PackedRows(there, c.results, f, 1, f, count, self.rows, True)
             one, other = (build(gradient.pack_rows, target, p) for p in (x, dy))
             self.packs.append((one, other, blocks(count, gradient.BATCH)))
         self.room = (size if self.kept else gradient.PAIR**2 * c.indices * TILE) // 4
@@ -157,7 +164,7 @@ class TileGradient:
 
     def into(self, dw: int, x: NDArray, dy: NDArray) -> None:
         """Write the gradient to an address."""
-        source, tops, size = self.prepare(x), self.prepare_top(dy), prod(self.shape)
+        source, tops, size = self.prepare(x), self._tops(dy), prod(self.shape)
         sums = memory.empty((self.parts, self.room), FLOAT32)
         others = memory.empty((self.parts - 1, size), FLOAT32)
         ends = [dw, *(address(others) + part * size * 4 for part in range(self.parts - 1))]
@@ -166,7 +173,7 @@ class TileGradient:
         def one(part: int, first: int, count: int, worker: int) -> None:
             to = address(sums) + part * self.room * 4, ends[part]
             done = packed.get((worker, first), 0)
-            done = self._sum(address(source), address(tops), to, first, count, worker, done)
+            done = self._sum(address(source), tops, to, first, count, worker, done)
             packed[worker, first + count] = done
 
         in_parts(self.units, self.parts, one)
@@ -174,7 +181,7 @@ class TileGradient:
             self.merge(dw, other, size)
 
     def _sum(
-        self, source: int, tops: int, to: tuple[int, int], first: int, count: int, worker: int,
+        self, source: int, tops: Tops, to: tuple[int, int], first: int, count: int, worker: int,
         done: int,
     ) -> int:  # fmt: skip
         """Sum up so many units, and write the gradient. Rows of images are packed up to the one
@@ -187,7 +194,9 @@ class TileGradient:
             for row in range(start, end, self.rows):
                 rows = min(self.rows, end - row)
                 done = self._pack(source, group, row, rows, done, worker)
-                self._pack_top(tops, group, row, rows, worker)
+                self.packs[group][1](
+                    tops(group, row, rows, worker), self.rooms[1].address(worker), rows
+                )
                 ends = (room.address(worker) for room in self.rooms)
                 begins, unit = int(unit == first), unit + rows
                 groups = self.packs[group][2]
@@ -210,11 +219,23 @@ class TileGradient:
             first += some
         return max(done, last)
 
-    def _pack_top(self, tops: int, group: int, row: int, rows: int, worker: int) -> None:
-        """Pack rows of gradients."""
-        from_image = group * self.images * self.c.results * 2
-        to = self.rooms[1].address(worker)
-        self.packs[group][1](tops + row * self.line[1] + from_image, to, rows)
+    def _tops(self, dy: NDArray) -> Tops:
+        """Return what tells a thread where gradients are that it packs next."""
+        if not isinstance(self.prepare_top, Gathered):
+            tops, across = self.prepare_top(dy), self.images * self.c.results * 2
+            return lambda group, row, rows, worker: (
+                address(tops) + row * self.line[1] + group * across
+            )
+        n = self.c.images
+        counts = {first: min(self.images, n - first) for first in range(0, n, self.images)}
+        lay = self.prepare_top.by_rows(dy, *{*counts.values()})
+
+        def some(group: int, row: int, rows: int, worker: int) -> int:
+            first, to = group * self.images, self.windows.address(worker)
+            lay((first, counts[first]), (row, rows), to)
+            return to
+
+        return some
 
 
 def even(count: int, most: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Pixels:
         return y
 
 
+Some: TypeAlias = tuple[int, int]  # the first, and how many
+Lay: TypeAlias = Callable[[Some, Some, int], None]  # windows of images, and of rows, to an address
+
+
 class Gathered:
     """Lays out what windows of images see side by side, as (rows, columns, N, width)."""
 
@@ -47,16 +52,37 @@ class Gathered:
         n, c, h, w = x.shape
         self.dtype, self.windows, self.target = x.dtype, windows, target
         self.apart = {False: (h * w * c, w * c, c), True: (c, w * n * c, n * c)}
-        self.kernels: dict[bool, Any] = {}
+        self.kernels: dict[tuple[bool, int], Any] = {}
+
+    def line(self, images: int) -> int:
+        """Return the bytes of a row of windows of so many images."""
+        return images * self.windows.output[1] * self.windows.width * self.dtype.itemsize
 
     def of(self, x: NDArray) -> NDArray:
         """Return the windows of x (N, C, H, W)."""
-        first, w = x.transpose(BACK), self.windows
-        ready = first.flags.c_contiguous
-        source = first if ready else channels_last(x)
+        w = self.windows
         y = memory.empty((*w.output, w.images, w.width), self.dtype)
-        if ready not in self.kernels:
-            apart = self.apart[ready]
-            self.kernels[ready] = build(gathered, self.target, self.dtype.name, w, apart)
-        self.kernels[ready](address(source), address(y), 0, w.output[0])
+        self.by_rows(x, w.images)((0, w.images), (0, w.output[0]), address(y))
         return y
+
+    def by_rows(self, x: NDArray, *counts: int) -> Lay:
+        """Return what lays out rows of windows of some images of x (N, C, H, W), as many as one of
+        the `counts`."""
+        first = x.transpose(BACK)
+        ready = first.flags.c_contiguous
+        source, apart = first if ready else channels_last(x), self.apart[ready]
+        kernels = {count: self._kernel(ready, count) for count in counts}
+
+        def lay(images: Some, rows: Some, to: int) -> None:
+            before = images[0] * apart[0] * self.dtype.itemsize
+            to -= rows[0] * self.line(images[1])  # where the first of all rows would be
+            kernels[images[1]](address(source) + before, to, *rows)
+
+        return lay
+
+    def _kernel(self, ready: bool, images: int) -> Any:
+        if (ready, images) not in self.kernels:
+            some = self.windows._replace(images=images)
+            function = build(gathered, self.target, self.dtype.name, some, self.apart[ready])
+            self.kernels[ready, images] = function
+        return self.kernels[ready, images]

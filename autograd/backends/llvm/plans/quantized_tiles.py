@@ -18,6 +18,7 @@ from ..runtime.parallel import ByImages
 from .conv_pointwise import ALONE
 from .conv_tiles import MOST, PackedWeights, TileConvolution, forward
 from .linear_tiles import pays
+from .pixels import Gathered
 
 Padding = tuple[Pair, Pair]
 
@@ -31,12 +32,12 @@ def convolution(
         return None
     if w.shape[0] <= HALF and target.adds_four_bytes:
         return None
-    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
+    c, prepare = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
         return None
     results, channels, *size = w.shape
     taps = prod(size)
-    inner = (channels * taps, 1) if whole else (channels, taps)
+    inner = (channels * taps, 1) if isinstance(prepare, Gathered) else (channels, taps)
     function = build(pack, target, results, *inner, c.channels // TERMS)
     weights = PackedWeights(function, c.weights, "int8", channels_last)
     names = ("scale", "bias")[: 1 + biased]

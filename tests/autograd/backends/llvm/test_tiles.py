@@ -65,6 +65,7 @@ CASES = [
     (70, 16, 12, 5, 4, 3, 1, 1, 1, 1),  # four tiles of images and six more, windows of few channels
     (54, 16, 16, 3, 3, 3, 1, 1, 1, 0),  # four tiles of images, of which the last is lower
     (40, 50, 40, 3, 3, 3, 2, 0, 1, 0),
+    (150, 3, 16, 4, 4, 3, 1, 1, 1, 0),  # windows of groups of images one after the other
 ]
 
 
