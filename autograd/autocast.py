@@ -23,8 +23,8 @@ from .tensor import Tensor
 
 # Products, where the work is. They are formed in float32 and rounded once.
 NARROW = frozenset({
-    "conv2d", "conv2d_dx", "gru_sequence", "linear", "lstm_cell", "lstm_sequence", "lstm_states",
-    "matmul", "rnn_cell", "rnn_sequence",
+    "conv2d", "conv2d_dx", "gru_sequence", "gru_states", "linear", "lstm_cell", "lstm_sequence",
+    "lstm_states", "matmul", "rnn_cell", "rnn_sequence",
 })  # fmt: skip
 # What rounding would spoil: losses, and functions whose results span many magnitudes.
 WIDE = frozenset({

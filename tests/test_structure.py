@@ -18,7 +18,7 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 LOWEST = (
     "context", "array", "deferred", "device", "dtypes", "gaussian", "hooks", "ledger", "memory",
-    "nonzeros", "orthogonal", "recent", "splitmix64", "storage", "summation", "threads",
+    "nonzeros", "orthogonal", "products", "recent", "splitmix64", "storage", "summation", "threads",
     "update_rules",
 )  # fmt: skip
 BASE = tuple(f"autograd.{name}" for name in LOWEST)
@@ -39,7 +39,7 @@ NOTHING = (
 TO_USERS = ("trainer.errors", "trainer.user_code")
 ON_BASE = (
     "array", "context", "cuda", "deferred", "device", "gaussian", "ledger", "orthogonal",
-    "summation",
+    "products", "summation",
 )  # fmt: skip
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -69,8 +69,9 @@ def _gru_walk(
 ) -> tuple[Value, list[Value]]:
     """Run a GRU through one layer in one direction."""
     w_ih, w_hh, *biases = params
-    b_ih, b_hh = biases or (None, _no_bias(w_hh))
-    hs, h, _ = units.gru_sequence(linear(x, w_ih, b_ih), *state, w_hh, b_hh, backwards=backwards)
+    b_ih, b_hh = biases or [_no_bias(w_hh)] * 2
+    run = units.gru_states if context.current().tape is None else units.gru_sequence
+    hs, h, *_ = run(x, w_ih, b_ih, *state, w_hh, b_hh, backwards=backwards)
     return hs, [h]
 
 

@@ -1,8 +1,8 @@
 """Gated recurrent units (Cho et al. 2014): a layer's way through a sequence, and its derivatives.
 
-Inputs enter as gates (T, N, 3 H) = x w_ih^T + b_ih of all steps, in torch's order r z n; states are
-(T, N, H), weights w (3 H, H). `acts` (T, N, 4 H) hold r z n m, m = h w_n^T + b_n being what r
-multiplies.
+Inputs x are (T, N, I), states (T, N, H), weights w_ih (3 H, I) and w (3 H, H), biases b_ih and b_hh
+(3 H,), gates in torch's order r z n. `acts` (T, N, 4 H) hold r z n m, m = h w_n^T + b_n being what
+r multiplies.
 
 On arrays, one primitive goes back through time. Where gradients are themselves recorded, the same
 steps are calls of primitives that have derivatives."""
@@ -16,13 +16,14 @@ import numpy as np
 from ..array import Array, NDArray, Spec
 from ..dtypes import computed_in
 from ..ledger import Cost
-from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
+from ..nonzeros import Attrs, CountedProduct, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from .activation import sigmoid, sigmoid_dx, tanh, tanh_dx
 from .elementwise import add, mul, sub
-from .linear import matmul
+from .linear import linear, matmul, swapped
 from .recurrent import parts, quarters, stack
+from .recurrent_sequence import checked, nonzeros_forward
 from .rules import agreed, common
 from .sequence_weights import (
     Flags,
@@ -55,41 +56,46 @@ def gru_cell(x: Value, h_gates: Value, h: Value) -> Value:
     return add(new, mul(third(rz, 1, 2), sub(h, new)))
 
 
-def _gru(gates: Spec, h: Spec, w: Spec, bias: Spec, *, backwards: bool) -> tuple[Spec, ...]:
+def _gru(
+    x: Spec, w_ih: Spec, b_ih: Spec, h: Spec, w: Spec, b_hh: Spec, *, backwards: bool
+) -> tuple[Spec, ...]:
     """Shape rule of gru_sequence."""
-    size = h.shape[-1] if h.shape else 0
-    expected = [(*gates.shape[:1], *h.shape[:1], 3 * size), (3 * size, size), (3 * size,)]
-    shapes = [gates.shape, w.shape, bias.shape]
-    if shapes != expected or len(h.shape) != 2 or not gates.shape[0]:
-        raise ValueError(f"gru_sequence: expected gates, w, bias of {expected}, got {shapes}")
-    dtype = common(gates, h, w, bias)
-    states = (gates.shape[0], *h.shape)
-    acts = Spec((*states[:2], 4 * size), dtype)
+    checked("gru_sequence", 3, x, w_ih, b_ih, h, w)
+    if b_hh.shape != b_ih.shape:
+        raise ValueError(
+            f"gru_sequence: expected biases of one shape, got {b_ih.shape} and {b_hh.shape}"
+        )
+    dtype = common(x, w_ih, b_ih, h, w, b_hh)
+    states = (x.shape[0], *h.shape)
+    acts = Spec((*states[:2], 4 * h.shape[1]), dtype)
     return Spec(states, dtype), Spec(h.shape, dtype), acts
 
 
-def _gru_cost(y: tuple[Spec, ...], *specs: Spec, backwards: bool) -> Cost:
-    """Cost rule of gru_sequence. For each unit: the product; three sums with the bias; two sigmoids
-    of an exp, an addition and a division; tanh; three sums and three products around them."""
+def _gru_cost(y: tuple[Spec, ...], x: Spec, *specs: Spec, backwards: bool) -> Cost:
+    """Cost rule of gru_sequence and gru_states. For each unit: two products with a bias each; two
+    sigmoids of an exp, an addition and a division; tanh; three sums and three products around
+    them."""
     n = y[0].size
-    return Cost(macs=3 * n * y[0].shape[2], exp=3 * n, add=10 * n, div=2 * n, mul=2 * n)
+    width = x.shape[2] + y[0].shape[2]
+    return Cost(macs=3 * n * width, exp=3 * n, add=13 * n, div=2 * n, mul=2 * n)
 
 
 @primitive(infer=_gru, cost=_gru_cost, outputs=("hs", "last", "acts"))
 def gru_sequence(
-    gates: NDArray, h: NDArray, w: NDArray, bias: NDArray, *, backwards: bool
-) -> tuple[NDArray, NDArray, NDArray]:
+    x: NDArray, w_ih: NDArray, b_ih: NDArray, h: NDArray, w: NDArray, b_hh: NDArray, *,
+    backwards: bool,
+) -> tuple[NDArray, NDArray, NDArray]:  # fmt: skip
     """Return the states hs (T, N, H), the last one (N, H) and acts, starting from h (N, H).
 
-    With u = h w^T + bias, r = sigmoid(gates_r + u_r), z = sigmoid(gates_z + u_z) and n =
-    tanh(gates_n + r u_n), the next state is n + z (h - n)."""
-    gates, h, w, bias = agreed(gates, h, w, bias)
-    size = h.shape[1]
+    With a = x w_ih^T + b_ih, u = h w^T + b_hh, r = sigmoid(a_r + u_r), z = sigmoid(a_z + u_z) and n
+    = tanh(a_n + r u_n), the next state is n + z (h - n)."""
+    x, w_ih, b_ih, h, w, b_hh = agreed(x, w_ih, b_ih, h, w, b_hh)
+    gates, size = linear.reference(x, w_ih, b_ih), h.shape[1]
     hs = np.empty((len(gates), *h.shape), h.dtype)
     acts = np.empty((*hs.shape[:2], 4 * size), h.dtype)
     for t in walk(len(gates), backwards):
         u = h @ w.T
-        u += bias
+        u += b_hh
         y = acts[t]
         y[:, : 2 * size] = sigmoid.reference(gates[t, :, : 2 * size] + u[:, : 2 * size])
         y[:, 3 * size :] = u[:, 2 * size :]
@@ -99,6 +105,20 @@ def gru_sequence(
     return hs, h.copy(), acts
 
 
+@primitive(
+    infer=lambda *specs, backwards: _gru(*specs, backwards=backwards)[:2],
+    cost=_gru_cost,
+    outputs=("hs", "last"),
+)
+def gru_states(
+    x: NDArray, w_ih: NDArray, b_ih: NDArray, h: NDArray, w: NDArray, b_hh: NDArray, *,
+    backwards: bool,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    """Return hs and last of `gru_sequence`: for inference, nothing is kept for a derivative."""
+    hs, last, _ = gru_sequence.reference(x, w_ih, b_ih, h, w, b_hh, backwards=backwards)
+    return hs, last
+
+
 def _blocks(acts: NDArray) -> list[NDArray]:
     """Return the four blocks of columns of an array, as views."""
     n = acts.shape[1] // 4
@@ -106,16 +126,16 @@ def _blocks(acts: NDArray) -> list[NDArray]:
 
 
 @gru_sequence.nonzeros
+@gru_states.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
-    _, h, w, _ = args
-    states = states_before(results[0], h, attrs["backwards"])
-    return [matrix_product(states, transposed(factor(w, weights=True)))]
+    x, w_ih, _, h, w, _ = args
+    return nonzeros_forward(x, w_ih, h, w, results[0], attrs["backwards"])
 
 
-@gru_sequence.vjp("gates", "h", "w", "bias")
+@gru_sequence.vjp("x", "w_ih", "b_ih", "h", "w", "b_hh")
 def _(
-    dhs: Value | None, dlast: Value | None, dacts: Value | None, hs: Value, acts: Value, h: Value,
-    w: Value, specs: tuple[Spec, ...], needs: Flags, backwards: bool,
+    dhs: Value | None, dlast: Value | None, dacts: Value | None, hs: Value, acts: Value, x: Value,
+    w_ih: Value, h: Value, w: Value, specs: tuple[Spec, ...], needs: Flags, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
     grads, present, recorded = known_gradients(dhs, dlast)
     if recorded or dacts is not None:
@@ -124,11 +144,12 @@ def _(
         dgates, dstates, dh = gru_sequence_dx(
             acts, hs, h, w, *grads, present=present, backwards=backwards
         )
-    dw = db = None
-    if needs[2] or needs[3]:
-        dw, db = states_dw(dstates, hs, h, backwards=backwards)
-    first = add(dh, first_product(dstates, w, backwards)) if needs[1] else None
-    return fitted((dgates, first, dw, db), specs)
+    dx = matmul(dgates, w_ih) if needs[0] else None
+    dw_ih = db_ih = dw = db_hh = None
+    if any((*needs[1:3], *needs[4:])):
+        dw_ih, db_ih, dw, db_hh = gru_dw(dgates, dstates, x, hs, h, backwards=backwards)
+    first = add(dh, first_product(dstates, w, backwards)) if needs[3] else None
+    return fitted((dx, dw_ih, db_ih, first, dw, db_hh), specs)
 
 
 def _gru_back(
@@ -176,7 +197,12 @@ def _gru_dx_cost(
     return Cost(macs=3 * later * hs.shape[2], mul=11 * hs.size, add=5 * hs.size + sums)
 
 
-@primitive(infer=_gru_dx, cost=_gru_dx_cost, outputs=("dgates", "dstates", "dh"))
+@primitive(
+    infer=_gru_dx,
+    cost=_gru_dx_cost,
+    outputs=("dgates", "dstates", "dh"),
+    phase="backward_data",  # also where only the weights want a gradient
+)
 def gru_sequence_dx(
     acts: NDArray, hs: NDArray, h: NDArray, w: NDArray, *grads: NDArray, present: Flags,
     backwards: bool,
@@ -210,39 +236,57 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
     return nonzeros_back(args[3], results[1], attrs["backwards"])
 
 
-def _states_dw(dgates: Spec, hs: Spec, h: Spec, *, backwards: bool) -> tuple[Spec, Spec]:
-    """Shape rule of states_dw."""
+def _weights(
+    dgates: Spec, dstates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> tuple[Spec, ...]:
+    """Shape rule of gru_dw."""
     g, dtype = dgates.shape[2], computed_in(dgates.dtype)
-    return Spec((g, hs.shape[2]), dtype), Spec((g,), dtype)
+    bias = Spec((g,), dtype)
+    return Spec((g, x.shape[2]), dtype), bias, Spec((g, hs.shape[2]), dtype), bias
 
 
 @primitive(
-    infer=_states_dw,
-    cost=lambda y, dgates, hs, h, **a: Cost(macs=dgates.size * hs.shape[2], add=dgates.size),
-    outputs=("dw", "db"),
+    infer=_weights,
+    cost=lambda y, dgates, dstates, x, hs, h, **a: Cost(
+        macs=dgates.size * (x.shape[2] + hs.shape[2]), add=2 * dgates.size
+    ),
+    outputs=("dw_ih", "db_ih", "dw", "db_hh"),
     phase="backward_weights",
 )
-def states_dw(
-    dgates: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
-) -> tuple[NDArray, NDArray]:
-    """Return dw (G, H), the sum of dgates[t]^T and the state before, and db (G,), that of
-    dgates[t]; h is the state before the first step."""
+def gru_dw(
+    dgates: NDArray, dstates: NDArray, x: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
+) -> tuple[NDArray, ...]:
+    """Return the gradients of the weights and biases, each summed over all steps.
+
+    dw_ih (G, I) and db_ih (G,) are sums of dgates[t]^T x[t] and of dgates[t]; dw (G, H) and db_hh
+    (G,) those of dstates[t]^T and the state before, and of dstates[t]; h is the state before the
+    first step."""
     old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
-    flat = dgates.reshape(-1, dgates.shape[2])
-    return matmul.reference(flat.T, old.reshape(-1, h.shape[1])), sum_over(flat, (0,))
+    pairs = [y.reshape(-1, y.shape[2]) for y in (dgates, x, dstates, old)]
+    dw_ih, dw = (matmul.reference(y.T, read) for y, read in (pairs[:2], pairs[2:]))
+    return dw_ih, sum_over(dgates, (0, 1)), dw, sum_over(pairs[2], (0,))
 
 
-@states_dw.nonzeros
+@gru_dw.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
-    dgates, hs, h = args
-    return [matrix_product(transposed(rows(dgates)), states_before(hs, h, **attrs))]
+    dgates, dstates, x, hs, h = args
+    reads = (dgates, rows(x)), (dstates, states_before(hs, h, **attrs))
+    return [matrix_product(transposed(rows(y)), read) for y, read in reads]
 
 
-@states_dw.vjp("dgates", "hs", "h")
+@gru_dw.vjp("dgates", "dstates", "x", "hs", "h")
 def _(
-    ddw: Value | None, ddb: Value | None, dgates: Value, hs: Value, h: Value,
-    specs: tuple[Spec, ...], backwards: bool,
+    ddw_ih: Value | None, ddb_ih: Value | None, ddw: Value | None, ddb_hh: Value | None,
+    dgates: Value, dstates: Value, x: Value, hs: Value, h: Value, specs: tuple[Spec, ...],
+    backwards: bool,
 ) -> tuple[Value, ...]:  # fmt: skip
-    ddw = zero(Spec((dgates.shape[2], hs.shape[2]), dgates.dtype)) if ddw is None else ddw
-    ddgates, dhs, dh = states_gradients(ddw, dgates, hs, h, backwards)
-    return ddgates if ddb is None else add(ddgates, ddb), dhs, dh
+    ddw = zero(Spec((dstates.shape[2], hs.shape[2]), dstates.dtype)) if ddw is None else ddw
+    ddstates, dhs, dh = states_gradients(ddw, dstates, hs, h, backwards)
+    ddgates, dx = zero(specs[0]), zero(specs[2])
+    if ddw_ih is not None:
+        ddgates, dx = matmul(x, swapped(ddw_ih)), matmul(dgates, ddw_ih)
+    if ddb_ih is not None:
+        ddgates = add(ddgates, ddb_ih)
+    if ddb_hh is not None:
+        ddstates = add(ddstates, ddb_hh)
+    return ddgates, ddstates, dx, dhs, dh

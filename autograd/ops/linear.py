@@ -1,8 +1,4 @@
-"""Matrix products. MACs are counted as rows x inner x columns, whatever the memory layout.
-
-BLAS does the work. What is added here are blocks that follow from shapes alone: threads share them,
-and long inner axes are summed block by block, so that results are the same bits for any number of
-threads and rounding errors stay small."""
+"""Matrix products. MACs are counted as rows x inner x columns, whatever the memory layout."""
 
 from __future__ import annotations
 
@@ -16,16 +12,11 @@ from ..dtypes import computed_in, is_floating, is_narrow
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
-from ..summation import sum_over
-from ..threads import WORTHWHILE, share
+from ..products import multiply
 from .elementwise import fit
 from .reduce import sum
 from .rules import common, one_kind, together
 from .shape import permute, reshape
-
-BLOCK, BLOCKS = 256, 16  # rows or columns that a thread takes at least; how many blocks at most
-LONG = 1024  # numbers of an inner axis that are added up in blocks,
-NARROW = 4096  # if the result has so few
 
 
 def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
@@ -44,49 +35,9 @@ def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
 
 
 def multiplied(x: NDArray, w: NDArray) -> NDArray:
-    """Return x @ w.
-
-    A large product of two matrices is cut into blocks of rows or columns, which threads share; a
-    long inner axis goes to `_long`."""
-    if x.dtype != w.dtype or not is_floating(x.dtype):
-        return together(np.matmul, x, w)
-    if x.shape[-1] >= LONG and x.shape[-2] * w.shape[-1] <= NARROW:
-        return _long(x, w)
-    # Waking other threads does not pay for small products, nor for stacks of them.
-    if x.ndim != 2 or w.ndim != 2 or x.size * w.shape[1] < WORTHWHILE:
-        return np.matmul(x, w)
-    y = np.empty((x.shape[0], w.shape[1]), x.dtype)
-    by_rows = y.shape[0] >= y.shape[1]
-    size = max(y.shape)
-    count = max(1, min(BLOCKS, size // BLOCK))
-    # Multiples of 16 rows or columns, whole registers of BLAS's kernels.
-    step = -(-size // count // 16) * 16
-    borders = [min(size, step * i) for i in range(count + 1)]
-
-    def work(first: int, last: int, worker: int) -> None:
-        for i in range(first, last):
-            part = slice(borders[i], borders[i + 1])
-            if by_rows:
-                np.matmul(x[part], w, out=y[part])
-            else:
-                np.matmul(x, w[:, part], out=y[:, part])
-
-    share(count, work)
-    return y
-
-
-def _long(x: NDArray, w: NDArray) -> NDArray:
-    """Return x @ w with the inner axis in blocks, whose products are added pairwise.
-
-    BLAS adds the products of small or narrow matrices one after the other, however many there are,
-    which loses digits in float32."""
-    inner, step = x.shape[-1], BLOCK * (1 if x.shape[-2] * w.shape[-1] > 1 else BLOCKS)
-    whole = inner - inner % step
-    left = x[..., :whole].reshape(*x.shape[:-1], -1, step).swapaxes(-3, -2)
-    right = w[..., :whole, :].reshape(*w.shape[:-2], -1, step, w.shape[-1])
-    products = np.matmul(left, right)
-    y = sum_over(products, (products.ndim - 3,))
-    return y + np.matmul(x[..., whole:], w[..., whole:, :]) if whole < inner else y
+    """Return x @ w, in the common type of both."""
+    same = x.dtype == w.dtype and is_floating(x.dtype)
+    return multiply(x, w) if same else together(np.matmul, x, w)
 
 
 @primitive(infer=_product, cost=lambda y, x, w, **a: Cost(macs=y.size * x.shape[-1]))

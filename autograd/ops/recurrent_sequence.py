@@ -42,7 +42,7 @@ from .sequence_weights import (
 )
 
 
-def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
+def checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
     """Return the type of the results. ValueError, which lists both sets of shapes, where they do
     not fit."""
     h = state.shape[-1] if state.shape else 0
@@ -72,7 +72,7 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, present: Flags) -> Cost:
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
 
 
-def _nonzeros(
+def nonzeros_forward(
     x: Array, w_ih: Array, h: Array, w: Array, hs: Array, backwards: bool
 ) -> list[CountedProduct]:
     """Count both products of a sequence, of inputs and of states with their weights."""
@@ -100,7 +100,7 @@ def _lstm(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
 ) -> tuple[Spec, ...]:
     """Shape rule of lstm_sequence."""
-    _checked("lstm_sequence", 4, x, w_ih, bias, h, w)
+    checked("lstm_sequence", 4, x, w_ih, bias, h, w)
     if c.shape != h.shape:
         raise ValueError(
             f"lstm_sequence: expected cells of the states' shape {h.shape}, got {c.shape}"
@@ -166,7 +166,7 @@ def lstm_states(
 @lstm_states.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     x, w_ih, _, h, _, w = args
-    return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
+    return nonzeros_forward(x, w_ih, h, w, results[0], attrs["backwards"])
 
 
 @lstm_sequence.vjp("x", "w_ih", "bias", "h", "c", "w")
@@ -254,7 +254,7 @@ def _rnn(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
 ) -> tuple[Spec, Spec]:
     """Shape rule of rnn_sequence."""
-    dtype = _checked("rnn_sequence", 1, x, w_ih, bias, h, w)
+    dtype = checked("rnn_sequence", 1, x, w_ih, bias, h, w)
     return Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
 
 
@@ -286,7 +286,7 @@ def rnn_sequence(
 @rnn_sequence.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     x, w_ih, _, h, w = args
-    return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
+    return nonzeros_forward(x, w_ih, h, w, results[0], attrs["backwards"])
 
 
 @rnn_sequence.vjp("x", "w_ih", "bias", "h", "w")

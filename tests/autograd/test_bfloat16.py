@@ -301,6 +301,40 @@ def test_gradients_are_as_near_as_those_of_torch(backend: str) -> None:
     assert np.linalg.norm(ours - exact) < 1.2 * np.linalg.norm(near - exact)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("pure", [False, True], ids=["autocast", "pure"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_recurrent_layers_are_as_near_as_those_of_torch(
+    kind: str, pure: bool, backend: str
+) -> None:
+    """Against float64, the errors of states and of the whole gradient are at most a fifth above
+    torch's."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    ag.manual_seed(0)
+    options = {"num_layers": 2, "bidirectional": True}
+    weights = getattr(ag.nn, kind)(7, 32, **options).state_dict()
+    rng = np.random.default_rng(1)
+    x, h = rng.normal(size=(6, 16, 7)).astype("f4"), rng.normal(size=(4, 16, 32)).astype("f4")
+
+    def passes(t: Any, wide: bool) -> tuple[Any, Any]:
+        """Return states and gradients, in float64 or in mixed precision."""
+        dtype = t.float64 if wide else t.bfloat16 if pure else t.float32
+        net = getattr(t.nn, kind)(7, 32, **options)
+        net.load_state_dict({k: t.tensor(v) for k, v in weights.items()})
+        net.to(dtype)
+        read, first = t.tensor(x).to(dtype), t.tensor(h).to(dtype)
+        with t.autocast("cpu", t.bfloat16, enabled=not (wide or pure)):
+            y, _ = net(read, (first, first) if kind == "LSTM" else first)
+            y = y.to(t.float64)
+            (y * y).sum().backward()
+        grads = [p.grad.to(t.float64).numpy().ravel() for p in net.parameters()]
+        return y.detach().numpy().ravel(), np.concatenate(grads)
+
+    found, exact, near = passes(ag, False), passes(torch, True), passes(torch, False)
+    for y, right, other in zip(found, exact, near, strict=True):
+        assert np.linalg.norm(y - right) < 1.2 * np.linalg.norm(other - right)
+
+
 def test_it_is_saved_as_what_it_is(tmp_path: Path) -> None:
     file, x = tmp_path / "x.npz", ag.tensor([1.5, -2.0, float("nan")]).bfloat16()
     ag.save({"x": x, "numbers": x.numpy()}, file)

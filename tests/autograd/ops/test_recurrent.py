@@ -179,8 +179,16 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
             r"rnn_sequence: expected x, w_ih, .* of \[\(6, 3, 4\), \(5, 4\), .* \(20, 5\)\]",
         ),
         (
-            lambda x, w: units.gru_sequence(x, drawn(N, H), w[1], w[2], backwards=False),
-            r"gru_sequence: expected gates, w, bias of \[\(6, 3, 15\), \(15, 5\), \(15,\)\], got",
+            lambda x, w: units.gru_sequence(
+                x, w[0], w[2], drawn(N, H), w[1], w[2], backwards=False
+            ),
+            r"gru_sequence: expected x, w_ih, .* of \[\(6, 3, 4\), \(15, 4\), .* \(15, 5\)\], got",
+        ),
+        (
+            lambda x, w: units.gru_states(
+                x, w[0][:15], w[2][:15], drawn(N, H), w[1][:15], w[2], backwards=False
+            ),
+            r"gru_sequence: expected biases of one shape, got \(15,\) and \(20,\)",
         ),
         (
             lambda x, w: sequences.lstm_sequence(

@@ -1,11 +1,12 @@
 """Recurrent cells without their products: the LSTM's forward and backward, each one sweep over the
-gates, and that of Elman's network. `recurrent.py` uses the same formulas within its steps."""
+gates, and that of Elman's network. Kernels of whole sequences use the same formulas, and those of
+gated recurrent units."""
 
 from __future__ import annotations
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
-from ..compiler.mathematics import sigmoid, tanh
+from ..compiler.mathematics import sigmoid, sigmoid_gate, tanh
 from ..compiler.vectors import Vector
 from .sweep import sweep
 
@@ -69,6 +70,24 @@ def slopes(
         o * (1.0 - o) * t * dh,
     ]
     return dgates, m * f
+
+
+def gated(k: KernelBuilder, sums: list[Vector], h: Vector) -> tuple[list[Vector], Vector]:
+    """Return r z n m and the next state of a gated recurrent unit, of its sums: those of r and z,
+    that of inputs for n, and m, that of states."""
+    r, z = (sigmoid_gate(k, value) for value in sums[:2])
+    n = tanh(k, k.fma(r, sums[3], sums[2]))
+    return [r, z, n, sums[3]], k.fma(z, h - n, n)
+
+
+def gated_slopes(
+    k: KernelBuilder, acts: list[Vector], dh: Vector, h: Vector
+) -> tuple[list[Vector], Vector]:
+    """Return the gradients of the gates r z n of inputs, and that of m, see the primitive
+    `gru_sequence_dx`; h is the state before."""
+    r, z, n, m = acts
+    dn = dh * (1.0 - z) * (1.0 - n * n)
+    return [dn * m * r * (1.0 - r), dh * (h - n) * z * (1.0 - z), dn], dn * r
 
 
 def bent(k: KernelBuilder, nonlinearity: str, x: Vector) -> Vector:

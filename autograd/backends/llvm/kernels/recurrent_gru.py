@@ -20,6 +20,7 @@ from .recurrent import (
     each_panel,
     products,
 )
+from .recurrent_cell import gated_slopes
 from .sweep import sweep
 
 GATES = 3
@@ -116,15 +117,13 @@ class _Slopes(NamedTuple):
             if self.top is not None:
                 dh = dh + k.load(k.at(self.top, at), some)
             kept = [k.at(self.acts, (row, 4 * size), unit, q * size) for q in range(4)]
-            r, z, n, m = (k.load(a, some) for a in kept)
-            dn = dh * (1.0 - z) * (1.0 - n * n)
-            dr = dn * m * r * (1.0 - r)
-            dz = dh * (k.load(k.at(self.old, at), some) - n) * z * (1.0 - z)
-            for results, last in ((self.dgates, dn), (self.dstates, dn * r)):
+            acts = [k.load(a, some) for a in kept]
+            (dr, dz, dn), dm = gated_slopes(k, acts, dh, k.load(k.at(self.old, at), some))
+            for results, last in ((self.dgates, dn), (self.dstates, dm)):
                 for q, value in enumerate((dr, dz, last)):
                     place = k.at(results, (row, GATES * size), unit, q * size)
                     k.store(value, place, some)
-            k.store(dh * z, k.at(self.dh, at), some)
+            k.store(dh * acts[1], k.at(self.dh, at), some)
 
         sweep(k, size, body, unroll=1)
 

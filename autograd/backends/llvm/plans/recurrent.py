@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....products import multiply
+from ....summation import sum_over
 from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
@@ -16,7 +18,7 @@ from ..kernels.recurrent import WIDE, RecurrentLayer, backward, forward, tile
 from ..kernels.recurrent_gru import backward as gru_backward
 from ..kernels.recurrent_gru import forward as gru_forward
 from ..kernels.recurrent_weights import Sums, weights
-from ..registry import implements
+from ..registry import find, implements
 from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
@@ -165,23 +167,40 @@ def _lstm(
 
 
 @implements("gru_sequence")
-def gru_sequence(
-    target: Target, gates: Spec, h: Spec, w: Spec, bias: Spec, *, backwards: bool
-) -> Executable | None:
+def gru_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
     """Plan a GRU's forward pass over a sequence."""
-    if not _alike(gates, h, w, bias):
-        return None
-    shape, dtype, wide = (*gates.shape[:2], h.shape[1]), h.dtype, 4 * h.shape[1]
-    plan = _SequencePlan(target, "gru", Spec(shape, dtype), backwards, gates.size * h.shape[1])
-    function = build(gru_forward, target, dtype.name, plan.layer)
-    lay, where, none = plan.panels(0), plan.way(back=False), np.empty((w.shape[0], 0), dtype)
+    return _gru(target, specs, backwards, all_steps=True)
 
-    def run(*xs: NDArray) -> tuple[NDArray, ...]:
-        gates, h, w, bias = map(plain, xs)
+
+@implements("gru_states")
+def gru_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan a GRU's forward pass of which only the states are wanted."""
+    return _gru(target, specs, backwards, all_steps=False)
+
+
+def _gru(
+    target: Target, specs: tuple[Spec, ...], backwards: bool, all_steps: bool
+) -> Executable | None:
+    """Plan the forward pass: the product of the inputs of all steps, then the steps."""
+    if not _alike(*specs):
+        return None
+    x, w_ih, b_ih, h, *_ = specs
+    shape, dtype, wide = (*x.shape[:2], h.shape[1]), h.dtype, 4 * h.shape[1]
+    projection = find(target, "linear", (x, w_ih, b_ih), {})
+    macs = prod(shape) * w_ih.shape[0]
+    plan = _SequencePlan(target, "gru", Spec(shape, dtype), backwards, macs)
+    function = build(gru_forward, target, dtype.name, plan.layer)
+    lay, where = plan.panels(0), plan.way(back=False)
+    none = np.empty((w_ih.shape[0], 0), dtype)
+
+    def run(x: NDArray, w_ih: NDArray, b_ih: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        gates = projection(x, w_ih, b_ih) if projection else multiply(x, w_ih.T) + b_ih
+        h, w, b_hh = map(plain, xs)
         hs, acts = memory.empty(shape, dtype), memory.empty((*shape[:2], wide), dtype)
-        pointers = [address(a) for a in (gates, bias, h, lay(none, w), hs, acts)]
+        pointers = [address(a) for a in (gates, b_hh, h, lay(none, w), hs, acts)]
         plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
-        return hs, _copy(hs[plan.last]), acts
+        last = _copy(hs[plan.last])
+        return (hs, last, acts) if all_steps else (hs, last)
 
     return Executable(run)
 
@@ -333,24 +352,29 @@ def _order(steps: int, backwards: bool) -> tuple[int, int, int]:
     return (steps, steps - 1, -1) if backwards else (steps, 0, 1)
 
 
-@implements("states_dw")
-def states_dw(
-    target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
+@implements("gru_dw")
+def gru_dw(
+    target: Target, dgates: Spec, dstates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> Executable | None:
-    """Plan the gradients of the weights of states and of their bias: those of a layer whose inputs
-    have no numbers."""
-    if not _alike(dgates, hs, h):
+    """Plan the gradients of a GRU's weights and biases. Those of states are those of a layer whose
+    inputs have no numbers."""
+    if not _alike(dgates, dstates, x, hs, h):
         return None
     (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
     function = build(weights, target, dtype.name, Sums(batch, wide, size, 0, 0))
-    where, rows, macs = _order(steps, backwards), tile(target), dgates.size * size
+    where, tiles, macs = _order(steps, backwards), tile(target), dgates.size * size
+    rows, width = steps * batch, x.shape[2]
+    product = find(target, "matmul", (Spec((wide, rows), dtype), Spec((rows, width), dtype)), {})
+    total = find(target, "sum_to", (dgates,), {"shape": (wide,)})
 
-    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
-        dgates, hs, h = map(plain, xs)
+    def run(dgates: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        dgates, dstates, x, hs, h = map(plain, (dgates, *xs))
         dw, db = _zeros((wide, size), dtype), _zeros((wide,), dtype)
-        pointers = [address(a) for a in (dgates, dgates, hs, h, dw, dw, db)]
-        _shared(wide, rows, macs, lambda *some: function(*pointers, *some, *where, 0))
-        return dw, db
+        pointers = [address(a) for a in (dstates, dstates, hs, h, dw, dw, db)]
+        _shared(wide, tiles, macs, lambda *some: function(*pointers, *some, *where, 0))
+        pair = dgates.reshape(rows, wide).T, x.reshape(rows, width)
+        dw_ih = product(*pair) if product else multiply(*pair)
+        return dw_ih, total(dgates) if total else sum_over(dgates, (0, 1)), dw, db
 
     return Executable(run)
 

@@ -15,7 +15,8 @@ from ..compiler.tiles import ROWS
 from ..kernels.conv_tiles import BLOCK, blocks, in_tiles, packed_size
 from ..kernels.pixels import Windows, gathered
 from ..kernels.recurrent_tile_weights import GradientSizes, weights
-from ..kernels.recurrent_tiles import BATCH_ROWS, TileLayer, backward, forward
+from ..kernels.recurrent_tiles import BATCH_ROWS, TileLayer, forward
+from ..kernels.recurrent_tiles_back import backward
 from ..kernels.sweep import copied
 from ..kernels.tile_weights import pack
 from ..registry import tiled
@@ -41,9 +42,9 @@ class _Layer:
         self.backwards, self.macs = backwards, prod(shape) * (self.size + inputs)
         whole, rest = divmod(self.batch, BATCH_ROWS)
         layer = TileLayer(cell, self.batch, inputs, self.size, in_tiles(BATCH_ROWS))
-        self.gates = layer.quarters * self.size
-        self.macs *= layer.quarters
-        self.room = Scratch(BATCH_ROWS * self.size, FLOAT32)
+        self.gates, self.kept = layer.gates, layer.form.kept * self.size
+        self.macs *= self.gates // self.size
+        self.room = Scratch(layer.room, FLOAT32)
         self.parts = [(layer, 0, whole)] if whole else []
         self.parts += [(layer._replace(tall=in_tiles(rest)), whole, 1)] if rest else []
 
@@ -109,16 +110,108 @@ def _weights(target: Target, w: Spec, padded: int, turned: bool) -> PackedWeight
     return PackedWeights(function, size, w.dtype.name)
 
 
+class _Forward(_Layer):
+    """A layer's way forward, for x, w_ih, h and w of some specs; `keeps` tells whether values are
+    kept for the way back."""
+
+    def __init__(
+        self, target: Target, cell: str, specs: tuple[Spec, ...], backwards: bool, keeps: bool
+    ) -> None:
+        x, w_ih, h, w = specs
+        self.inputs, self.keeps = _Inputs(target, x), keeps
+        self.shape, self.dtype = (*x.shape[:2], h.shape[1]), x.dtype
+        super().__init__(target, cell, self.shape, self.inputs.width, backwards)
+        self.kernels = self.build(forward, keeps)
+        widths = self.inputs.width, w.shape[1]
+        self.weights = [
+            _weights(target, s, n, False) for s, n in zip((w_ih, w), widths, strict=True)
+        ]
+        self.copy = build(copied, target, self.dtype.name)
+
+    def last(self, states: NDArray) -> NDArray:
+        """Return a copy of the states after the last step."""
+        y = memory.empty(self.shape[1:], self.dtype)
+        self.copy(address(states[0 if self.backwards else -1]), address(y), y.size)
+        return y
+
+    def call(
+        self, x: NDArray, weights: tuple[NDArray, NDArray], biases: tuple[NDArray, NDArray],
+        starts: tuple[NDArray, NDArray], cells: NDArray | None = None,
+    ) -> tuple[NDArray, NDArray, NDArray]:  # fmt: skip
+        """Run through a sequence from h and what rows carry; return all states, the last one, and
+        what is kept."""
+        hs, rows = memory.empty(self.shape, self.dtype), self.inputs.of(x)
+        acts = memory.empty((*self.shape[:2], self.kept), self.dtype) if self.keeps else hs
+        packed = [pack.of(w) for pack, w in zip(self.weights, weights, strict=True)]
+        arrays = *biases, *starts, hs, hs if cells is None else cells, acts
+        self.run(self.kernels, [address(rows), *packed, *map(address, arrays)], back=False)
+        return hs, self.last(hs), acts
+
+
+def _forward(
+    target: Target, cell: str, specs: tuple[Spec, ...], backwards: bool, keeps: bool
+) -> _Forward | None:
+    """Plan a layer's way forward; None for states that fill no whole tiles."""
+    x, _, h, _ = specs
+    pays = _pays((*x.shape[:2], h.shape[1]))
+    return _Forward(target, cell, specs, backwards, keeps) if pays else None
+
+
 @tiled("lstm_sequence")
 def lstm_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
     """Plan an LSTM's forward pass over a sequence; None for states that fill no whole tiles."""
-    return _forward(target, specs, "lstm", backwards, all_steps=True)
+    return _lstm(target, specs, backwards, keeps=True)
 
 
 @tiled("lstm_states")
 def lstm_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
     """Plan an LSTM's forward pass of which only the states are wanted."""
-    return _forward(target, specs, "lstm", backwards, all_steps=False)
+    return _lstm(target, specs, backwards, keeps=False)
+
+
+def _lstm(
+    target: Target, specs: tuple[Spec, ...], backwards: bool, keeps: bool
+) -> Executable | None:
+    x, w_ih, _, h, _, w = specs
+    layer = _forward(target, "lstm", (x, w_ih, h, w), backwards, keeps)
+    if layer is None:
+        return None
+
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, c, w = map(plain, xs)
+        cells = memory.empty(layer.shape if keeps else h.shape, layer.dtype)
+        hs, last, acts = layer.call(x, (w_ih, w), (bias, bias), (h, c), cells)
+        return (hs, last, layer.last(cells), cells, acts) if keeps else (hs, last, cells)
+
+    return Executable(run, native=True)
+
+
+@tiled("gru_sequence")
+def gru_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan a GRU's forward pass over a sequence."""
+    return _gru(target, specs, backwards, keeps=True)
+
+
+@tiled("gru_states")
+def gru_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan a GRU's forward pass of which only the states are wanted."""
+    return _gru(target, specs, backwards, keeps=False)
+
+
+def _gru(
+    target: Target, specs: tuple[Spec, ...], backwards: bool, keeps: bool
+) -> Executable | None:
+    x, w_ih, _, h, w, _ = specs
+    layer = _forward(target, "gru", (x, w_ih, h, w), backwards, keeps)
+    if layer is None:
+        return None
+
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, b_ih, h, w, b_hh = map(plain, xs)
+        hs, last, acts = layer.call(x, (w_ih, w), (b_ih, b_hh), (h, h))
+        return (hs, last, acts) if keeps else (hs, last)
+
+    return Executable(run, native=True)
 
 
 @tiled("rnn_sequence")
@@ -127,45 +220,13 @@ def rnn_sequence(
     backwards: bool,
 ) -> Executable | None:  # fmt: skip
     """Plan an Elman network's forward pass over a sequence."""
-    return _forward(target, (x, w_ih, bias, h, h, w), nonlinearity, backwards, all_steps=False)
-
-
-def _forward(
-    target: Target, specs: tuple[Spec, ...], cell: str, backwards: bool, all_steps: bool
-) -> Executable | None:
-    x, w_ih, _, h, _, w = specs
-    shape, dtype = (*x.shape[:2], h.shape[1]), x.dtype
-    if not _pays(shape):
+    layer = _forward(target, nonlinearity, (x, w_ih, h, w), backwards, keeps=False)
+    if layer is None:
         return None
-    inputs = _Inputs(target, x)
-    layer = _Layer(target, cell, shape, inputs.width, backwards)
-    kernels = layer.build(forward, all_steps)
-    first, second = (
-        _weights(target, w_ih, inputs.width, False),
-        _weights(target, w, w.shape[1], False),
-    )
-    copy = build(copied, target, dtype.name)
-    last, lstm = 0 if backwards else -1, cell == "lstm"
-
-    def final(states: NDArray) -> NDArray:
-        y = memory.empty(h.shape, dtype)
-        copy(address(states[last]), address(y), y.size)
-        return y
 
     def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
-        w_ih, bias, h, *c, w = map(plain, xs)
-        hs, rows = memory.empty(shape, dtype), inputs.of(x)
-        cells = memory.empty(shape if all_steps else shape[1:], dtype) if lstm else hs
-        kept = (*shape[:2], layer.gates) if all_steps else (shape[1], layer.gates)
-        acts = memory.empty(kept, dtype) if lstm else hs
-        arrays = bias, h, *(c or [h]), hs, cells, acts
-        ends = address(rows), first.of(w_ih), second.of(w)
-        layer.run(kernels, [*ends, *map(address, arrays)], back=False)
-        if not lstm:
-            return hs, final(hs)
-        if all_steps:
-            return hs, final(hs), final(cells), cells, acts
-        return hs, final(hs), cells
+        w_ih, bias, h, w = map(plain, xs)
+        return layer.call(x, (w_ih, w), (bias, bias), (h, h))[:2]
 
     return Executable(run, native=True)
 
@@ -176,7 +237,7 @@ def lstm_sequence_dx(
     backwards: bool,
 ) -> Executable | None:  # fmt: skip
     """Plan an LSTM's backward pass over a sequence."""
-    run = _backward(target, "lstm", acts, cells, w, present, backwards)
+    run = _backward(target, "lstm", cells, w, present, backwards)
     return run and Executable(run, native=True)
 
 
@@ -186,7 +247,7 @@ def rnn_sequence_dx(
     backwards: bool,
 ) -> Executable | None:  # fmt: skip
     """Plan an Elman network's backward pass over a sequence."""
-    whole = _backward(target, nonlinearity, hs, hs, w, (*present, False), backwards)
+    whole = _backward(target, nonlinearity, hs, w, (*present, False), backwards)
     if whole is None:
         return None
 
@@ -197,24 +258,38 @@ def rnn_sequence_dx(
     return Executable(run, native=True)
 
 
+@tiled("gru_sequence_dx")
+def gru_sequence_dx(
+    target: Target, acts: Spec, hs: Spec, h: Spec, w: Spec, *grads: Spec, present: Flags,
+    backwards: bool,
+) -> Executable | None:  # fmt: skip
+    """Plan a GRU's backward pass over a sequence."""
+    run = _backward(target, "gru", hs, w, (*present, False), backwards)
+    return run and Executable(run, native=True)
+
+
 def _backward(
-    target: Target, cell: str, acts: Spec, cells: Spec, w: Spec, present: Flags, backwards: bool
-) -> Callable[..., tuple[NDArray, NDArray]] | None:
-    shape, dtype = cells
+    target: Target, cell: str, states: Spec, w: Spec, present: Flags, backwards: bool
+) -> Callable[..., tuple[NDArray, ...]] | None:
+    """Plan a layer's way back: a function of what is kept, cells and c (of a GRU, hs and h), w and
+    gradients, which returns those of the gates, of a GRU's gates of states too, and of what the
+    first step was given to carry."""
+    shape, dtype = states
     if not _pays(shape):
         return None
-    layer = _Layer(target, cell, shape, 0, backwards)
+    layer, gru = _Layer(target, cell, shape, 0, backwards), cell == "gru"
     kernels = layer.build(backward, *present)
     weights = _weights(target, w, layer.gates, True)
 
-    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
         acts, cells, c, w, *grads = map(plain, xs)
         tops = [acts if g is None else g for g in placed(grads, present)]
-        dgates, dc = memory.empty((*shape[:2], layer.gates), dtype), memory.empty(shape[1:], dtype)
+        dgates = [memory.empty((*shape[:2], layer.gates), dtype) for _ in range(1 + gru)]
+        dc = memory.empty(shape[1:], dtype)
         pointers = [address(a) for a in (*tops, acts, cells, c)]
-        ends = weights.of(w), address(dgates), address(dc)
+        ends = weights.of(w), address(dgates[0]), address(dgates[-1]), address(dc)
         layer.run(kernels, [*pointers, *ends], back=True)
-        return dgates, dc
+        return *dgates, dc
 
     return run
 
@@ -227,32 +302,36 @@ def sequence_dw(
     return _gradients(target, dgates, hs, x, backwards)
 
 
-@tiled("states_dw")
-def states_dw(
-    target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
+@tiled("gru_dw")
+def gru_dw(
+    target: Target, dgates: Spec, dstates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> Executable | None:
-    """Plan the gradients of the weights of states and of their bias, in float32."""
-    return _gradients(target, dgates, hs, None, backwards)
+    """Plan the gradients of a GRU's weights and biases, in float32."""
+    return _gradients(target, dgates, hs, x, backwards, others=True)
 
 
 def _gradients(
-    target: Target, dgates: Spec, hs: Spec, x: Spec | None, backwards: bool
+    target: Target, dgates: Spec, hs: Spec, x: Spec, backwards: bool, others: bool = False
 ) -> Executable | None:
-    (steps, batch, wide), size, inputs = dgates.shape, hs.shape[2], x.shape[2] if x else 0
+    (steps, batch, wide), size, inputs = dgates.shape, hs.shape[2], x.shape[2]
     if not _pays(hs.shape):
         return None
-    s = GradientSizes(batch, wide, size, inputs, 0).blocked(PACKED, SUMMED, steps * blocks(batch))
+    s = GradientSizes(batch, wide, size, inputs, 0, others=others)
+    s = s.blocked(PACKED, SUMMED, steps * blocks(batch))
     room, kernels, macs = Scratch(s.room, dgates.dtype), {}, dgates.size * (inputs + size)
     way = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
 
-    def run(dgates: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
-        *some_inputs, hs, h = xs
-        read, row, step = rows_of(some_inputs[0]) if some_inputs else (hs, 0, 0)
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
+        *top, x, hs, h = xs
+        read, row, step = rows_of(x)
         if row not in kernels:
             kernels[row] = build(weights, target, s._replace(apart=row))
-        ends = [memory.empty((wide, k), FLOAT32) for k in (inputs, size) if k]
-        db = memory.empty((wide,), FLOAT32)
-        arrays = plain(dgates), read, plain(hs), plain(h), ends[0], ends[-1], db
+        dw_ih, dw = (memory.empty((wide, k), FLOAT32) for k in (inputs, size))
+        biases = [memory.empty((wide,), FLOAT32) for _ in range(1 + others)]
+        tops = [*map(plain, top)]
+        arrays = (
+            tops[0], tops[-1], read, plain(hs), plain(h), dw_ih, dw, biases[0], biases[-1],
+        )  # fmt: skip
         pointers = [address(a) for a in arrays]
 
         def some(first: int, last: int, worker: int) -> None:
@@ -261,9 +340,9 @@ def _gradients(
                 kernels[row](*pointers, room.address(worker), begin, count, *way, step)
 
         if macs < WORTHWHILE:
-            some(0, blocks(wide), 0)
+            some(0, s.blocks, 0)
         else:
-            share(blocks(wide), some)
-        return *ends, db
+            share(s.blocks, some)
+        return (dw_ih, biases[0], dw, biases[1]) if others else (dw_ih, dw, biases[0])
 
     return Executable(run, native=True)

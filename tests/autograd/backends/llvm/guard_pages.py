@@ -28,6 +28,7 @@ from tallygrad.autograd.backends.llvm.plans.linear import linear
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 from tallygrad.autograd.dtypes import computed_in, is_floating
+from tallygrad.autograd.ops.gru import gru_sequence
 from tallygrad.autograd.ops.quantized import quantized_conv2d
 from tallygrad.autograd.ops.recurrent_sequence import lstm_sequence
 from tallygrad.autograd.testing import samples
@@ -161,6 +162,16 @@ def recurrent(x: Any, w_ih: Any, w: Any, h: Any, c: Any) -> Any:
     return [y for back in (0, 1) for y in lstm_sequence(x, w_ih, w[:, 0], h, c, w, backwards=back)]
 
 
+def gated(x: Any, w_ih: Any, w: Any, h: Any) -> list[Any]:
+    """A GRU both ways."""
+    biases = w[:, 0], w[:, 1]
+    return [
+        y
+        for back in (0, 1)
+        for y in gru_sequence(x, w_ih, biases[0], h, w, biases[1], backwards=back)
+    ]
+
+
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     """Yield name, arrays and function of all samples, and of the convolutions above."""
     for row in samples():
@@ -180,6 +191,7 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     shapes = (3, 37, 5), (128, 5), (128, 32), (37, 32), (37, 32)
     drawn = [np.random.default_rng(0).standard_normal(s).astype(dtype) for s in shapes]
     yield "recurrent", drawn, recurrent
+    yield "gated", [drawn[0], drawn[1][:96], drawn[2][:96], drawn[3]], gated
     for signed, channels in ((True, 3), (False, 33), (True, 70)):
         rng, kind = np.random.default_rng(0), np.int8 if signed else np.uint8
         x = rng.integers(0, 99, (21, channels, 5, 6), kind)

@@ -18,6 +18,7 @@ from tallygrad.autograd.array import NDArray, array
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
 from tallygrad.autograd.dtypes import bfloat16
 from tallygrad.autograd.ops.conv import conv2d, conv2d_dw, conv2d_dx
+from tallygrad.autograd.ops.gru import gru_dw, gru_sequence, gru_sequence_dx
 from tallygrad.autograd.ops.linear import linear, matmul
 from tallygrad.autograd.ops.norm import batch_norm, batch_norm_dx, batch_norm_sums
 from tallygrad.autograd.ops.recurrent_sequence import lstm_sequence, lstm_sequence_dx
@@ -121,12 +122,12 @@ def test_convolutions(backend: str, mean: float, case: tuple[int, ...]) -> None:
     assert_bounded(backend, passes, [c * taps**2, m * taps**2, n * size**2])
 
 
-# Steps, rows, inputs, units, back to front.
-LSTMS = [(3, 32, 32, 32, 0), (4, 45, 5, 64, 1), (28, 32, 32, 32, 0)]
+# Steps, rows, inputs, units, back to front, for LSTMs and GRUs.
+SEQUENCES = [(3, 32, 32, 32, 0), (4, 45, 5, 64, 1), (28, 32, 32, 32, 0)]
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])
-@pytest.mark.parametrize(("backend", "case"), on_all(LSTMS, others=1), ids=str)
+@pytest.mark.parametrize(("backend", "case"), on_all(SEQUENCES, others=1), ids=str)
 def test_lstm(backend: str, mean: float, case: tuple[int, ...]) -> None:
     """Relative to the largest number: states round in each step, and gradients in each one back."""
     rng, (steps, rows, inputs, units, backwards) = np.random.default_rng(0), case
@@ -146,6 +147,33 @@ def test_lstm(backend: str, mean: float, case: tuple[int, ...]) -> None:
 
     found, exact = passes(backend, lambda x: x), passes("numpy", wide)
     bounds = [2.0**-8] * 3 + [6 * 2.0**-9] * (len(found) - 6) + [2.0**-9] * 3
+    for y, right, bound in zip(found, exact, bounds, strict=True):
+        assert np.abs(wide(y) - right).max() <= bound * np.abs(right).max()
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+@pytest.mark.parametrize(("backend", "case"), on_all(SEQUENCES, others=1), ids=str)
+def test_gru(backend: str, mean: float, case: tuple[int, ...]) -> None:
+    """As an LSTM."""
+    rng, (steps, rows, inputs, units, backwards) = np.random.default_rng(0), case
+    w_ih, w = (draw(rng, 3 * units, k, scale=units**-0.5) for k in (inputs, units))
+    x, b_ih, b_hh = draw(rng, steps, rows, inputs, mean=mean), *draw(rng, 2, 3 * units)
+    h, dhs = (draw(rng, *shape, units, scale=0.5) for shape in ((rows,), (steps, rows)))
+    dgates, dstates = draw(rng, 2, steps, rows, 3 * units)
+    dstates[..., : 2 * units] = dgates[..., : 2 * units]
+
+    def passes(name: str, form: Callable[[NDArray], NDArray]) -> list[NDArray]:
+        arrays = [array(form(v)) for v in (x, w_ih, b_ih, h, w, b_hh, dhs, dgates, dstates)]
+        read, first, w_hh, dys = arrays[0], *arrays[3:5], arrays[6]
+        kind = {"backwards": bool(backwards)}
+        with context.using(backend=name):
+            hs, _, acts = gru_sequence(*arrays[:6], **kind)
+            back = gru_sequence_dx(acts, hs, first, w_hh, dys, present=(True, False), **kind)
+            sums = gru_dw(*arrays[7:], read, hs, first, **kind)
+            return [v.value for v in (hs, acts, *back, *sums)]
+
+    found, exact = passes(backend, lambda x: x), passes("numpy", wide)
+    bounds = [2.0**-8] * 2 + [6 * 2.0**-9] * 3 + [2.0**-9] * 4
     for y, right, bound in zip(found, exact, bounds, strict=True):
         assert np.abs(wide(y) - right).max() <= bound * np.abs(right).max()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
+from tallygrad.autograd import products
 from tallygrad.autograd.array import Spec
 from tallygrad.autograd.dtypes import bfloat16
 from tallygrad.autograd.ops import linear as ops
@@ -179,8 +180,8 @@ def test_threads_do_not_change_a_bit(
     calls = [("linear", (x, w, b)), ("matmul", (dy, w)), ("matmul", (dy.T, x))]
     whole = [planned(name, WIDTHS[0], *xs)(*xs) for name, xs in calls]
     monkeypatch.setattr(linear, "WORTHWHILE", 1)
-    monkeypatch.setattr(ops, "WORTHWHILE", 1)
-    monkeypatch.setattr(ops, "BLOCK", 32)
+    monkeypatch.setattr(products, "WORTHWHILE", 1)
+    monkeypatch.setattr(products, "BLOCK", 32)
     kernels = [planned(name, WIDTHS[0], *xs) for name, xs in calls]
     first = [getattr(ops, name).reference(*xs) for name, xs in calls]
     for threads in (1, 2, 3, 8):

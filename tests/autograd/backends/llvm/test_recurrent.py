@@ -21,7 +21,7 @@ from tallygrad.autograd.backends.llvm.plans import recurrent as recurrent_sequen
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
-from tallygrad.autograd.ops.gru import gru_sequence, gru_sequence_dx, states_dw
+from tallygrad.autograd.ops.gru import gru_dw, gru_sequence, gru_sequence_dx, gru_states
 from tallygrad.autograd.ops.sequence_weights import sequence_dw
 from tallygrad.autograd.primitive import Primitive
 
@@ -103,15 +103,17 @@ def test_gru(
 ) -> None:
     t, n, h = size
     way = {"backwards": h % 2 == 0}
-    state, w = numbers(dtype, n, h), numbers(dtype, 3 * h, h)
-    gates, bias = numbers(dtype, t, n, 3 * h), numbers(dtype, 3 * h)
-    hs, _, acts = check(target, gru_sequence, gates, state, w, bias, **way)
+    i, state, w = h // 2 + 1, numbers(dtype, n, h), numbers(dtype, 3 * h, h)
+    given = inputs(dtype, t, n, i), numbers(dtype, 3 * h, i), numbers(dtype, 3 * h), state, w
+    given += (numbers(dtype, 3 * h, seed=1),)
+    hs, _, acts = check(target, gru_sequence, *given, **way)
+    check(target, gru_states, *given, **way)
     dys = numbers(dtype, t, n, h, seed=1), numbers(dtype, n, h, seed=2)
     for there in ((True, True), (False, True), (True, False)):
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
         kept = acts, hs, state, w, *some
-        _, dstates, _ = check(target, gru_sequence_dx, *kept, present=there, **way)
-    check(target, states_dw, dstates, hs, state, **way)
+        back = check(target, gru_sequence_dx, *kept, present=there, **way)
+    check(target, gru_dw, *back[:2], given[0], hs, state, **way)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

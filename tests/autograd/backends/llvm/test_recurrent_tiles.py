@@ -11,12 +11,14 @@ import pytest
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
-from tallygrad.autograd import context, get_num_threads, set_num_threads
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, get_num_threads, nn, set_num_threads
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
 from tallygrad.autograd.backends.llvm.plans import recurrent_tiles
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
+from tallygrad.autograd.ops.gru import gru_dw, gru_sequence, gru_sequence_dx, gru_states
 from tallygrad.autograd.ops.recurrent_sequence import (
     lstm_sequence,
     lstm_sequence_dx,
@@ -80,6 +82,31 @@ def lstm(name: str, case: tuple[Any, ...]) -> list[Any]:
         return [a.value for a in found]
 
 
+def gru(name: str, case: tuple[Any, ...]) -> list[Any]:
+    """Return what a GRU gives forward, in training and in inference, back, and for its weights,
+    back from what NumPy gives forward."""
+    steps, rows, inputs, units, backwards = case
+    rng = np.random.default_rng(3)
+    x = array(np.swapaxes(draw(rng, rows, steps, inputs).value, 0, 1))
+    w_ih, w = (draw(rng, 3 * units, k, scale=units**-0.5) for k in (inputs, units))
+    b_ih, b_hh, h = draw(rng, 3 * units), draw(rng, 3 * units), draw(rng, rows, units, scale=0.5)
+    dhs, dlast = draw(rng, steps, rows, units), draw(rng, rows, units)
+    given = x, w_ih, b_ih, h, w, b_hh
+    with context.using(backend="numpy"):
+        hs, _, acts = gru_sequence(*given, backwards=backwards)
+        both = gru_sequence_dx(acts, hs, h, w, dhs, present=(True, False), backwards=backwards)
+    found: list[Array] = []
+    with context.using(backend=name):
+        found += gru_sequence(*given, backwards=backwards)
+        found += gru_states(*given, backwards=backwards)
+        for grads in ((dhs, dlast), (None, dlast), (dhs, None)):
+            known = [g for g in grads if g is not None]
+            present = tuple(g is not None for g in grads)
+            found += gru_sequence_dx(acts, hs, h, w, *known, present=present, backwards=backwards)
+        found += gru_dw(*both[:2], x, hs, h, backwards=backwards)
+        return [a.value for a in found]
+
+
 def rnn(name: str, case: tuple[Any, ...], nonlinearity: str) -> list[Any]:
     """Return what an Elman network gives forward and back."""
     steps, rows, inputs, units, backwards = case
@@ -96,6 +123,60 @@ def rnn(name: str, case: tuple[Any, ...], nonlinearity: str) -> list[Any]:
         return [a.value for a in found]
 
 
+def network(kind: str, units: int, pure: bool, how: str = "") -> list[Any]:
+    """Return what two layers both ways give from a first state on: states in training and in
+    inference, and gradients; for "packed" sequences of several lengths, or "replayed"."""
+    ag.manual_seed(0)
+    layers = getattr(nn, kind)(5, units, 2, bidirectional=True)
+    if pure:
+        layers.to("bfloat16")
+    rng, rows = np.random.default_rng(0), 37
+    lengths = [4] * 20 + [3] * 10 + [1] * 7
+    x, h = (
+        ag.tensor(rng.normal(size=shape).astype(BF16 if pure else FLOAT32))
+        for shape in ((4, rows, 5), (4, rows, units))
+    )
+
+    def states(x: Any, h: Any) -> tuple[Any, Any]:
+        with ag.autocast("bfloat16", enabled=not pure):
+            read = nn.utils.rnn.pack_padded_sequence(x, lengths) if how == "packed" else x
+            y, last = layers(read, (h, h) if kind == "LSTM" else h)
+        y = y.data if how == "packed" else y
+        return y, last[0] if kind == "LSTM" else last
+
+    def step(x: Any, h: Any) -> tuple[Any, Any]:
+        y, last = states(x, h)
+        ((y * y).sum() + (last * last * 2.0).sum()).backward()
+        return y, last
+
+    replayed, times = how == "replayed", 3 if how == "replayed" else 1
+    run = ag.trace(step, training=True) if replayed else step
+    for factor in range(times, 0, -1):  # other inputs in the calls before
+        layers.zero_grad()
+        y, last = run(x * factor, h * factor)
+    with ag.no_grad():
+        infer = ag.trace(states) if replayed else states
+        for factor in range(times, 0, -1):
+            found = infer(x * factor, h * factor)
+    grads = [p.grad for p in layers.parameters()]
+    return [t.numpy() for t in (y, last, *found, *grads)]
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["autocast", "pure"])
+@pytest.mark.parametrize(
+    ("kind", "units"), [("GRU", 32), ("GRU", 20), ("LSTM", 32), ("RNN", 32)], ids=str
+)
+def test_networks_are_those_of_numpy_also_replayed(kind: str, units: int, pure: bool) -> None:
+    for how in ("", "packed"):
+        with context.using(backend="numpy"):
+            expected = network(kind, units, pure, how)
+        with context.using(backend=BACKENDS[0]):
+            assert_near(network(kind, units, pure, how), expected)
+    with context.using(backend=BACKENDS[0]):
+        found, again = (network(kind, units, pure, how) for how in ("", "replayed"))
+    assert [y.tobytes() for y in found] == [y.tobytes() for y in again]
+
+
 def assert_near(found: list[Any], expected: list[Any]) -> None:
     for y, right in zip(found, expected, strict=True):
         assert y.dtype == right.dtype
@@ -110,6 +191,25 @@ def test_an_lstm_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
     assert_near(lstm(name, case), lstm("numpy", case))
 
 
+@pytest.mark.parametrize(("name", "case"), TOGETHER, ids=str)
+def test_a_gru_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
+    assert_near(gru(name, case), gru("numpy", case))
+
+
+def test_a_gru_carries_states_that_are_not_rounded() -> None:
+    """Steps smaller than half a unit of a state's last place add up: z = 0.9975, n = -1."""
+    units, steps = 32, 200
+    x, h = array(np.zeros((steps, 8, 1), BF16)), array(np.ones((8, units), BF16))
+    w_ih, w = (array(np.zeros((3 * units, k), BF16)) for k in (1, units))
+    b_ih, b_hh = np.zeros((2, 3 * units), BF16)
+    b_ih[units : 2 * units], b_ih[2 * units :] = 6.0, -9.0
+    given = x, w_ih, array(b_ih), h, w, array(b_hh)
+    with context.using(backend=BACKENDS[0]):
+        last = gru_states(*given, backwards=False)[1].value.astype(np.float64)
+    wanted = 2 * (1 / (1 + np.exp(-6.0))) ** steps - 1
+    np.testing.assert_allclose(last, wanted, atol=2**-8)
+
+
 @pytest.mark.parametrize(("nonlinearity", "case"), [("tanh", CASES[1]), ("relu", CASES[0])])
 def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, ...]) -> None:
     assert_near(rnn(BACKENDS[0], case, nonlinearity), rnn("numpy", case, nonlinearity))
@@ -122,28 +222,33 @@ def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, .
 def test_gradients_of_weights_are_sums_in_float32(
     case: tuple[Any, ...], room: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where few rows and gates are packed at a time, for a layer with inputs and without."""
+    """Also where few rows and gates are packed at a time, of an LSTM and of a GRU."""
     for name, size in zip(("PACKED", "SUMMED"), room or (), strict=False):
         monkeypatch.setattr(recurrent_tiles, name, size)
     steps, rows, inputs, units, backwards = case
     rng = np.random.default_rng(2)
-    dgates, hs, h = (
-        draw(rng, steps, rows, 96),
-        draw(rng, steps, rows, units),
-        draw(rng, rows, units),
-    )
+    dgates, dstates = (draw(rng, steps, rows, 3 * units) for _ in range(2))
+    # As a GRU has it: gates of inputs and of states differ in their last third.
+    dstates.value[..., : 2 * units] = dgates.value[..., : 2 * units]
+    hs, h = draw(rng, steps, rows, units), draw(rng, rows, units)
     x = array(np.swapaxes(draw(rng, rows, steps, inputs).value, 0, 1))
     target, found = targets.target(tiles="emulated"), []
-    for name, arrays in (("sequence_dw", (dgates, x, hs, h)), ("states_dw", (dgates, hs, h))):
+    for name, top in (("sequence_dw", [dgates]), ("gru_dw", [dgates, dstates])):
+        arrays = [*top, x, hs, h]
         specs = tuple(Spec(a.shape, a.dtype) for a in arrays)
         plan = find_tiled(target, name, specs, {"backwards": backwards})
         assert plan is not None
         found += plan.run(*(a.value for a in arrays))
-    top, seen, states, first = (a.value.astype(np.float64) for a in (dgates, x, hs, h))
-    before = [*states[1:], first] if backwards else [first, *states[:-1]]
-    dw_ih, dw = (np.einsum("tng,tnk->gk", top, np.array(y)) for y in (seen, before))
-    db = top.sum((0, 1))
-    for y, right in zip(found, (dw_ih, dw, db, dw, db), strict=True):
+    seen, states, first = (a.value.astype(np.float64) for a in (x, hs, h))
+    before = np.array([*states[1:], first] if backwards else [first, *states[:-1]])
+    tops = [a.value.astype(np.float64) for a in (dgates, dgates, dgates, dstates)]
+    products = [
+        np.einsum("tng,tnk->gk", y, read)
+        for y, read in zip(tops, (seen, before, seen, before), strict=True)
+    ]
+    db, *_, db_hh = (y.sum((0, 1)) for y in tops)
+    exact = *products[:2], db, products[2], db, products[3], db_hh
+    for y, right in zip(found, exact, strict=True):
         assert y.dtype == FLOAT32
         assert np.linalg.norm(y - right) <= 1e-6 * np.linalg.norm(right)
 
@@ -155,7 +260,8 @@ def test_threads_do_not_change_a_bit() -> None:
     try:
         for threads in (1, 2):
             set_num_threads(threads)
-            found.append([y.tobytes() for y in lstm(BACKENDS[-1], case)])
+            both = [*lstm(BACKENDS[-1], case), *gru(BACKENDS[-1], case)]
+            found.append([y.tobytes() for y in both])
     finally:
         set_num_threads(before)
     assert found[0] == found[1]
@@ -164,14 +270,11 @@ def test_threads_do_not_change_a_bit() -> None:
 def test_tiles_take_states_of_whole_tiles_alone() -> None:
     target = targets.target(tiles="emulated")
     for units, dtype, taken in ((32, BF16, True), (33, BF16, False), (32, FLOAT32, False)):
-        shapes = [
-            (2, 8, 5),
-            (4 * units, 5),
-            (4 * units,),
-            (8, units),
-            (8, units),
-            (4 * units, units),
-        ]
-        specs = tuple(Spec(s, dtype) for s in shapes)
-        found = find_tiled(target, "lstm_sequence", specs, {"backwards": False})
-        assert (found is not None) == taken
+        states = (8, units)
+        lstm_shapes = [(2, 8, 5), (4 * units, 5), (4 * units,), states, states, (4 * units, units)]
+        gru_shapes = [(2, 8, 5), (3 * units, 5), (3 * units,), states, (3 * units, units)]
+        kinds = ("lstm_sequence", lstm_shapes), ("gru_sequence", [*gru_shapes, (3 * units,)])
+        for name, shapes in kinds:
+            specs = tuple(Spec(s, dtype) for s in shapes)
+            found = find_tiled(target, name, specs, {"backwards": False})
+            assert (found is not None) == taken
