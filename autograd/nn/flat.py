@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import backends, context, random
 from ..array import Array, NDArray, array
+from ..dtypes import DType, computed_in
 from ..functional.create import zeros
 from ..ledger import Ledger
 from ..narrow_copy import NarrowCopy, renew
@@ -44,6 +45,11 @@ class FlatParameters:
         with context.using(ledger=Ledger(), tape=None):
             for p, offset in zip(self.parameters, self.offsets, strict=True):
                 self._adopt(p, offset)
+
+    @property
+    def computed_in(self) -> DType:
+        """The type of numbers such as a rate: that in which updates are computed."""
+        return computed_in(self.dtype)
 
     def _adopt(self, p: Parameter, offset: int) -> None:
         """Move a parameter's numbers, and its gradient if there is one, into the buffers."""

@@ -45,7 +45,7 @@ class AdagradGroup(SlottedGroup):
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
         if self.lr_decay:
-            lr = array(float(lr.value) / (1 + run.done * self.lr_decay), self.flat.dtype)
+            lr = array(float(lr.value) / (1 + run.done * self.lr_decay), self.flat.computed_in)
         operands = self.operands(run, "sum")
         decay = self.weight_decay * run.decay
         moments.adagrad(*operands, self.narrow(run), lr, eps=self.eps, weight_decay=decay)

@@ -42,7 +42,7 @@ class ASGDGroup(SlottedGroup):
         moments.asgd(
             *self.operands(run, "ax"),
             self.narrow(run),
-            array(rate / (1 + self.lambd * rate * run.done) ** self.alpha, self.flat.dtype),
+            array(rate / (1 + self.lambd * rate * run.done) ** self.alpha, self.flat.computed_in),
             array(1 / max(1.0, run.done - self.t0)),
             lambd=self.lambd,
             weight_decay=self.weight_decay * run.decay,

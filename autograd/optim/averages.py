@@ -34,7 +34,7 @@ class EMA:
     def update(self, flat: FlatParameters, slot: Array, step: int) -> None:
         """Take in the weights after a step, counted from 1."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        average(slot, flat.data, array(rate, flat.dtype))
+        average(slot, flat.data, array(rate, flat.computed_in))
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ class Lookahead:
         """Move the weights after a step, counted from 1, if it is a k-th one."""
         if step % self.k == 0:
             alpha = self.alpha(step) if callable(self.alpha) else self.alpha
-            average(slot, flat.data, array(alpha, flat.dtype))
+            average(slot, flat.data, array(alpha, flat.computed_in))
             store(flat.data, slot)

@@ -153,7 +153,7 @@ class ParameterGroup:
         weights, runs = self.flat.data.storage, self._runs()
         self._narrow, self._narrowed, version = self.flat.narrow(), 0, weights.version
         for run in runs:
-            self.update(run, array(rate * run.factor, self.flat.dtype))
+            self.update(run, array(rate * run.factor, self.flat.computed_in))
         # An update that knows of the copy writes the weights once. Others leave it behind.
         once = weights.version - version == self._narrowed == len(runs)
         if once and self._narrow is not None:

@@ -19,8 +19,7 @@ def stepped(
     `has_narrow`, `size` numbers of the rule, number of elements."""
     names = ("w", "g", *(f"slot{i}" for i in range(slots)))
     update = UpdateBuilder(target, dtype, names, has_narrow)
-    k, arrays = update.k, update.arrays
-    numbers = [k.broadcast(k.at(update.settings, i)) for i in range(size)]
+    k, arrays, numbers = update.k, update.arrays, update.numbers(size)
 
     def body(index: Integer, some: Integer | None) -> None:
         old = [k.load(k.at(array, index), some) for array in arrays]

@@ -15,7 +15,7 @@ from .sweep import sweep
 
 class UpdateBuilder:
     """Writes down the kernel of an update: arrays, weights first, a narrow copy of these if it
-    `has_narrow`, numbers, number of elements. `k` computes in the type of the weights."""
+    `has_narrow`, numbers, number of elements. `k` reads and writes arrays, and computes."""
 
     def __init__(self, target: Target, dtype: str, names: Sequence[str], has_narrow: bool) -> None:
         kind, pointers = dtype, (*names, "settings")
@@ -25,9 +25,14 @@ class UpdateBuilder:
         # written, so the result is that of separate arrays as long as LLVM does not move a read
         # behind a write.
         self.kernel = KernelBuilder(target, kind, pointers, ("count",), aliases=names)
-        self.k = self.kernel.computed() if has_narrow else self.kernel
+        self.wide = self.kernel.computed()
+        self.k = self.wide if has_narrow else self.kernel
         *self.arrays, self.settings, self.count = self.kernel.arguments
         self.narrow = self.arrays.pop() if has_narrow else None
+
+    def numbers(self, size: int) -> list[Vector]:
+        """Return vectors of the numbers."""
+        return [self.wide.broadcast(self.wide.at(self.settings, i)) for i in range(size)]
 
     def store(self, weights: Vector, index: Integer, some: Integer | None) -> None:
         """Write new weights, and rounded ones to the copy."""
@@ -43,8 +48,7 @@ def descend(
     """Return the kernel of a step of gradient descent: w, g, v, a narrow copy of w if it
     `has_narrow`, (lr, momentum, 1 - dampening, weight decay), number of elements."""
     update = UpdateBuilder(target, dtype, ("w", "g", "v"), has_narrow)
-    k, (w, g, v), settings, count = update.k, update.arrays, update.settings, update.count
-    rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
+    k, (w, g, v), (rate, keep, gain, decay) = update.k, update.arrays, update.numbers(4)
 
     def body(index: Integer, some: Integer | None) -> None:
         weight, d = k.load(k.at(w, index), some), k.load(k.at(g, index), some)
@@ -57,7 +61,7 @@ def descend(
             d = d + keep * speed if nesterov else speed
         update.store(weight - rate * d, index, some)
 
-    sweep(k, count, body)
+    sweep(k, update.count, body)
     return update.kernel
 
 
@@ -65,8 +69,8 @@ def averaged(target: Target, dtype: str) -> KernelBuilder:
     """Return the kernel of x = x + rate (factor y - x): x, y, rate, factor, number of elements."""
     names = ("x", "y", "rate", "factor")
     k = KernelBuilder(target, dtype, names, ("count",), aliases=("x", "y"))
-    x, y, rate, factor, count = k.arguments
-    share, gain = k.broadcast(rate), k.broadcast(factor)
+    wide, (x, y, rate, factor, count) = k.computed(), k.arguments
+    share, gain = wide.broadcast(rate), wide.broadcast(factor)
 
     def body(index: Integer, some: Integer | None) -> None:
         to = k.at(x, index)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import computed_in
 from ....update_rules import RULES
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
@@ -36,7 +37,7 @@ def _step(
     def run(w: NDArray, g: NDArray, *rest: NDArray) -> None:
         # Not native: a recording would keep the numbers.
         step = rule.step(*map(float, rest[count + 1 :]), **attrs)
-        numbers = np.array(step.numbers, w.dtype)
+        numbers = np.array(step.numbers, computed_in(w.dtype))
 
         def go(*arrays: NDArray) -> None:
             w, *changed, g = arrays

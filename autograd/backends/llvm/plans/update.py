@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....array import NDArray, Spec
-from ....dtypes import COMPUTED, FLOAT32, is_narrow
+from ....dtypes import FLOAT32, KERNEL_TYPES, computed_in, is_narrow
 from ....recent import WAYS
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
@@ -31,7 +31,7 @@ def alike(*specs: Spec) -> bool:
 def takes(w: Spec, narrow: Spec) -> bool:
     """Tell whether kernels update such weights, with this narrow copy or without one."""
     if not narrow.shape:
-        return w.dtype in COMPUTED
+        return w.dtype in KERNEL_TYPES
     return w.dtype == FLOAT32 and w.shape == narrow.shape == (w.size,) and is_narrow(narrow.dtype)
 
 
@@ -46,7 +46,7 @@ def sgd(
     layouts, has_narrow = Layouts(w), narrow.shape != ()
     options = momentum != 0, weight_decay != 0, bool(nesterov), has_narrow
     function = build(descend, target, w.dtype.name, *options)
-    settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
+    settings = np.array([0, momentum, 1 - dampening, weight_decay], computed_in(w.dtype))
     address_of_settings = address(settings)
 
     def run(w: NDArray, g: NDArray, v: NDArray, narrow: NDArray, lr: NDArray) -> None:
@@ -76,7 +76,7 @@ def update(
         narrow[...] = copy
 
 
-@implements("accumulate")
+@implements("accumulate", narrow=True)
 def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
     """Plan slot = slot + g."""
     if not alike(slot, g):
@@ -116,7 +116,7 @@ def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[ND
     )
 
 
-@implements("average")
+@implements("average", narrow=True)
 def average(target: Target, slot: Spec, x: Spec, rate: Spec) -> Executable | None:
     """Plan slot = slot + rate (x - slot)."""
     if not alike(slot, x) or rate.shape != ():
@@ -125,7 +125,8 @@ def average(target: Target, slot: Spec, x: Spec, rate: Spec) -> Executable | Non
     function = build(averaged, target, slot.dtype.name)
 
     def run(slot: NDArray, x: NDArray, rate: NDArray) -> None:
-        factors = np.array([float(rate), 1], slot.dtype)  # a recording would keep the rate
+        # Not native: a recording would keep the rate.
+        factors = np.array([float(rate), 1], computed_in(slot.dtype))
         where = address(factors)
 
         def go(slot: NDArray, x: NDArray) -> None:
@@ -143,7 +144,7 @@ def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
     products and filters, squares are turned round."""
     if is_narrow(slot.dtype) and slot == Spec(g.shape, slot.dtype) and g.dtype == FLOAT32:
         return _rounded(target, slot, g)
-    if slot != g or is_narrow(slot.dtype):
+    if slot != g:
         return None
     copy, layouts = build(copied, target, slot.dtype.name), Layouts(slot)
     function = build(turned_copy, target, slot.dtype.name)
