@@ -168,13 +168,15 @@ class TileGradient:
         sums = memory.empty((self.parts, self.room), FLOAT32)
         others = memory.empty((self.parts - 1, size), FLOAT32)
         ends = [dw, *(address(others) + part * size * 4 for part in range(self.parts - 1))]
-        packed: dict[tuple[int, int], int] = {}  # rows, by the worker and the unit that follows
+        # By worker: the unit that follows those it did last, and the rows packed up to there.
+        packed: dict[int, tuple[int, int]] = {}
 
         def one(part: int, first: int, count: int, worker: int) -> None:
             to = address(sums) + part * self.room * 4, ends[part]
-            done = packed.get((worker, first), 0)
+            follows, done = packed.get(worker, (first, 0))
+            done = done if follows == first else 0
             done = self._sum(address(source), tops, to, first, count, worker, done)
-            packed[worker, first + count] = done
+            packed[worker] = first + count, done
 
         in_parts(self.units, self.parts, one)
         for other in ends[1:]:
