@@ -11,7 +11,7 @@ from ..compiler.language import Integer, KernelBuilder, pieces
 from .border import Pair
 from .octets import octets
 
-NEAR = 16  # images whose rows stay in the first-level cache
+NEAR_IMAGES = 16  # images whose rows stay in the first-level cache
 
 
 def _builder(
@@ -71,9 +71,9 @@ def gathered(target: Target, dtype: str, w: Windows, apart: Apart) -> KernelBuil
     x, y, start, rows = k.arguments
     with k.loop(rows) as i:
         e = k.sum(start, i)
-        for before, times, count in pieces(w.images, NEAR):
+        for before, times, count in pieces(w.images, NEAR_IMAGES):
             with k.loop(times) as several:
-                first = k.sum((several, NEAR), before)
+                first = k.sum((several, NEAR_IMAGES), before)
                 for seen, group in groupby(range(w.output[1]), key=w.seen):
                     columns = [*group]
                     with k.loop(len(columns)) as j, k.loop(count) as one:

@@ -30,6 +30,7 @@ MOST = 3000  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 512  # bytes of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
 GRIDS = 9  # kernels that are worth the time of compiling blocks of several widths
+SHARED = 16  # rows of windows that are enough for threads to share
 NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlocks`
 Prepare = Callable[[NDArray], NDArray]
 
@@ -82,8 +83,8 @@ class PackedWeights:
 
 class TileConvolution:
     """Runs correlations that write one array (N, results, height, width) of a type; `names` are
-    those of vectors that come first behind the factors. `by_rows`: never by blocks of images, as
-    where windows are gathered: a few rows of these at a time."""
+    those of vectors that come first behind the factors. `by_rows`: never by blocks of images.
+    Windows are gathered a few rows at a time, unless rows are so few that threads share images."""
 
     def __init__(
         self, target: Target, several: list[TileCorrelation], prepare: Prepare | Gathered,
@@ -110,14 +111,15 @@ class TileConvolution:
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
         rows, whole = first.output[0], sum(count for *_, count in parts)
         gathers = isinstance(prepare, Gathered)
-        by_rows |= gathers or epilogue.moments or epilogue.sums
+        by_rows |= (gathers and rows >= SHARED) or epilogue.moments or epilogue.sums
         self.by_blocks = whole > rows and not by_rows
         self.units = whole if self.by_blocks else rows
         size = first.width * first.images * first.channels * prod(first.image)
+        self.gathers = gathers and not self.by_blocks
         # Images are seen again for each block of results, or windows after they are laid out.
-        again = self.by_blocks or any_outer or gathers
+        again = self.by_blocks or any_outer or self.gathers
         self.few = max(1, way.seen * self.units // size) if again else self.units
-        self.room = Scratch(size // rows * self.few * gathers, "uint8")
+        self.room = Scratch(size // rows * self.few * self.gathers, "uint8")
 
     def planned(self) -> ByImages:
         """Return the executable, which works on a row of results at a time, or on a block of images
@@ -161,8 +163,9 @@ class TileConvolution:
     def _images(self, x: NDArray) -> Callable[[int, int, int], int]:
         """Return what tells a thread the address of images in the order of tiles, of which it then
         sees so many rows."""
-        if not isinstance(self.prepare, Gathered):
-            source = self.prepare(x)
+        if not (isinstance(self.prepare, Gathered) and self.gathers):
+            prepare = self.prepare.of if isinstance(self.prepare, Gathered) else self.prepare
+            source = prepare(x)
             return lambda first, count, worker: address(source)
         n = self.first.images
         lay, line = self.prepare.by_rows(x, n), self.prepare.line(n)

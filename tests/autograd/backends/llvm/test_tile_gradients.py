@@ -126,6 +126,7 @@ def test_a_recording_writes_the_gradient_of_other_numbers(
     ("images", "channels", "together"),
     [(70, 16, {70}), (200, 16, {128, 72}), (70, 64, {32, 6})],
 )
+@pytest.mark.usefixtures("one_thread")
 def test_rows_are_packed_once(
     images: int, channels: int, together: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
