@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .. import context
 from ..array import Array, NDArray, Spec
 from ..dtypes import computed_in
 from ..ledger import Cost
@@ -21,13 +22,14 @@ from ..primitive import Value, primitive
 from ..summation import sum_over
 from .activation import sigmoid, sigmoid_dx, tanh, tanh_dx
 from .elementwise import add, mul, sub
-from .linear import linear, matmul, swapped
+from .linear import linear, linear_db, linear_dw, matmul, swapped
 from .recurrent import parts, quarters, stack
 from .recurrent_sequence import checked, nonzeros_forward
-from .rules import agreed, common
+from .rules import agreed
 from .sequence_weights import (
     Flags,
     at_places,
+    earlier_states,
     first_product,
     fitted,
     known_gradients,
@@ -57,23 +59,21 @@ def gru_cell(x: Value, h_gates: Value, h: Value) -> Value:
 
 
 def _gru(
-    x: Spec, w_ih: Spec, b_ih: Spec, h: Spec, w: Spec, b_hh: Spec, *, backwards: bool
-) -> tuple[Spec, ...]:
+    x: Spec, w_ih: Spec, b_ih: Spec, h: Spec, w: Spec, b_hh: Spec, *, backwards: bool,
+    name: str = "gru_sequence",
+) -> tuple[Spec, ...]:  # fmt: skip
     """Shape rule of gru_sequence."""
-    checked("gru_sequence", 3, x, w_ih, b_ih, h, w)
+    dtype = checked(name, 3, x, w_ih, b_ih, h, w, b_hh)
     if b_hh.shape != b_ih.shape:
-        raise ValueError(
-            f"gru_sequence: expected biases of one shape, got {b_ih.shape} and {b_hh.shape}"
-        )
-    dtype = common(x, w_ih, b_ih, h, w, b_hh)
+        raise ValueError(f"{name}: expected biases of one shape, got {b_ih.shape} and {b_hh.shape}")
     states = (x.shape[0], *h.shape)
     acts = Spec((*states[:2], 4 * h.shape[1]), dtype)
     return Spec(states, dtype), Spec(h.shape, dtype), acts
 
 
 def _gru_cost(y: tuple[Spec, ...], x: Spec, *specs: Spec, backwards: bool) -> Cost:
-    """Cost rule of gru_sequence and gru_states. For each unit: two products with a bias each; two
-    sigmoids of an exp, an addition and a division; tanh; three sums and three products around
+    """Cost rule of gru_sequence and gru_states. For each unit: two products with three biases each;
+    two sigmoids of an exp, an addition and a division; tanh; five sums and two products around
     them."""
     n = y[0].size
     width = x.shape[2] + y[0].shape[2]
@@ -106,7 +106,7 @@ def gru_sequence(
 
 
 @primitive(
-    infer=lambda *specs, backwards: _gru(*specs, backwards=backwards)[:2],
+    infer=lambda *specs, backwards: _gru(*specs, backwards=backwards, name="gru_states")[:2],
     cost=_gru_cost,
     outputs=("hs", "last"),
 )
@@ -146,10 +146,26 @@ def _(
         )
     dx = matmul(dgates, w_ih) if needs[0] else None
     dw_ih = db_ih = dw = db_hh = None
-    if any((*needs[1:3], *needs[4:])):
+    if any(needs[1:3]) and any(needs[4:]):
         dw_ih, db_ih, dw, db_hh = gru_dw(dgates, dstates, x, hs, h, backwards=backwards)
+    elif any(needs[1:3]):
+        dw_ih, db_ih = _side(dgates, x, specs[:3], needs[1:3])
+    elif any(needs[4:]):
+        old = earlier_states(hs, h, backwards)
+        dw, db_hh = _side(dstates, old, specs[3:], needs[4:])
     first = add(dh, first_product(dstates, w, backwards)) if needs[3] else None
     return fitted((dx, dw_ih, db_ih, first, dw, db_hh), specs)
+
+
+def _side(
+    dy: Value, read: Value, specs: tuple[Spec, ...], needs: Flags
+) -> tuple[Value | None, Value | None]:
+    """Return the gradients of the weight and the bias of one side, of inputs or of states, where
+    the other side's are frozen: those of `linear`."""
+    phase = context.current().phase
+    with context.using(phase="backward_weights" if phase == "backward_data" else phase):
+        dw = linear_dw(dy, read, specs) if needs[0] else None
+        return dw, linear_db(dy, specs) if needs[1] else None
 
 
 def _gru_back(

@@ -117,7 +117,8 @@ def _(dy: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 @linear.vjp("w")
-def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+def linear_dw(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+    """Return the gradient of the weight of `linear`, for the specs of x, w and b."""
     if len(x.shape) != 2:
         dy = reshape(dy, shape=(prod(dy.shape[:-1]), dy.shape[-1]))
         x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
@@ -127,7 +128,8 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 @linear.vjp("b")
-def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+def linear_db(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    """Return the gradient of the bias of `linear`, for the specs of x, w and b."""
     if is_narrow(dy.dtype):
         return sum(dy, axes=tuple(range(len(dy.shape) - 1)), wide=True)
     return fit(dy, specs[2])

@@ -42,9 +42,11 @@ from .sequence_weights import (
 )
 
 
-def checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
-    """Return the type of the results. ValueError, which lists both sets of shapes, where they do
-    not fit."""
+def checked(
+    name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec, *others: Spec
+) -> Any:
+    """Return the type of the results, to which `others` count too. ValueError, which lists both
+    sets of shapes, where those of the first five do not fit."""
     h = state.shape[-1] if state.shape else 0
     batch, width = x.shape[:2], x.shape[-1] if x.shape else 0
     rows = many * h
@@ -53,7 +55,7 @@ def checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, 
     if shapes != expected or len(x.shape) != 3 or not x.shape[0]:
         raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {shapes}")
     one_kind(name, x, w_ih, bias, state, w)
-    return common(x, w_ih, bias, state, w)
+    return common(x, w_ih, bias, state, w, *others)
 
 
 def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
@@ -100,12 +102,11 @@ def _lstm(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
 ) -> tuple[Spec, ...]:
     """Shape rule of lstm_sequence."""
-    checked("lstm_sequence", 4, x, w_ih, bias, h, w)
+    dtype = checked("lstm_sequence", 4, x, w_ih, bias, h, w, c)
     if c.shape != h.shape:
         raise ValueError(
             f"lstm_sequence: expected cells of the states' shape {h.shape}, got {c.shape}"
         )
-    dtype = common(x, w_ih, bias, h, c, w)
     states, last = Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
     return states, last, last, states, Spec((*x.shape[:2], *bias.shape), dtype)
 

@@ -171,15 +171,20 @@ def states_gradients(
     ddw: Value, dgates: Value, hs: Value, h: Value, backwards: bool
 ) -> tuple[Value, Value, Value]:
     """Return the gradients of dgates, hs and h for one of dw = dgates^T times the states before."""
-    count = hs.shape[0]
-    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
-    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
+    count, old = hs.shape[0], earlier_states(hs, h, backwards)
     dold = matmul(dgates, ddw)
     first = count - 1 if backwards else 0
     dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
     later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
     dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
     return matmul(old, swapped(ddw)), dhs, dh
+
+
+def earlier_states(hs: Value, h: Value, backwards: bool) -> Value:
+    """Return the states (T, N, H) that the steps of a sequence start from, the first one from h."""
+    count = hs.shape[0]
+    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
+    return _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
 
 
 def _joined(one: Value, others: Value, behind: bool) -> Value:

@@ -132,6 +132,27 @@ def test_the_way_back_through_time_is_work_on_data(kind: type[nn.Module]) -> Non
     assert macs["backward_data"] == (T - 1) * N * gates * H
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("half", ["ih", "hh"])
+def test_frozen_weights_of_a_gru_cost_nothing(half: str, first: bool) -> None:
+    """Also in a later layer, whose inputs want a gradient. The others' gradients stay as they
+    are."""
+    layer, x = nn.GRU(I, H), ag.randn(T, N, I, requires_grad=not first)
+    layer(x)[0].sum().backward()
+    wanted = {name: p.grad.numpy() for name, p in layer.named_parameters() if half in name}
+    for name, p in layer.named_parameters():
+        p.requires_grad_(half in name)
+        p.grad = None
+    with context.using(ledger=ag.Ledger()) as state:
+        layer(x)[0].sum().backward()
+    found = {name: p.grad.numpy() for name, p in layer.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, y in found.items():
+        np.testing.assert_allclose(y, wanted[name], rtol=1e-5, atol=1e-6)
+    macs = {phase: cost.macs for phase, cost in state.ledger.by("phase").items()}
+    assert macs["backward_weights"] == T * N * 3 * H * (I if half == "ih" else H)
+
+
 def test_an_empty_batch() -> None:
     params = parameters()
     y, (h, _) = ag.lstm(drawn(T, 0, I), None, params)
@@ -188,7 +209,7 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
             lambda x, w: units.gru_states(
                 x, w[0][:15], w[2][:15], drawn(N, H), w[1][:15], w[2], backwards=False
             ),
-            r"gru_sequence: expected biases of one shape, got \(15,\) and \(20,\)",
+            r"gru_states: expected biases of one shape, got \(15,\) and \(20,\)",
         ),
         (
             lambda x, w: sequences.lstm_sequence(
