@@ -8,7 +8,8 @@ gates][2], the others turned round, [pair of tiles][block][2][16 channels][16 pa
 Channels are those of inputs, a one, and zeros up to a whole pair, then those of states.
 
 The last gates of a GRU, n, are others for inputs and for states. Both are packed, those of states
-behind all others; products with channels that they do not meet are left out.
+behind all others. Products with channels that they do not meet are left out, but for those in the
+pair of tiles that holds the one, which all meet.
 """
 
 from __future__ import annotations
@@ -147,11 +148,11 @@ class _Writer:
         k, s, block = self.k, self.s, self.k.sum(self.at["first"], j)
         if not s.others:
             return self.at["dgates"], block
-        last = self._are(j, "states")
+        last = self._only(j, "states")
         dgates = k.builder.select(last, self.at["dstates"], self.at["dgates"])
         return dgates, k.builder.select(last, k.sum(block, -s.size // GROUP), block)
 
-    def _are(self, j: Integer, side: str) -> Any:
+    def _only(self, j: Integer, side: str) -> Any:
         """Return a flag: whether gates are those of inputs alone, or of states alone."""
         k, s = self.k, self.s
         end = s.gates // GROUP
@@ -162,12 +163,12 @@ class _Writer:
         late = k.builder.icmp_signed(">=", block, k.integer(end - s.size // GROUP))
         return k.builder.and_(late, k.builder.not_(last))
 
-    def _meet(self, j: Integer, side: str) -> AbstractContextManager[None]:
+    def _where(self, j: Integer, side: str) -> AbstractContextManager[None]:
         """Run a block where gates are those of inputs, or of states."""
         if not self.s.others:
             return nullcontext()
         other = "states" if side == "inputs" else "inputs"
-        return self.k.where(self.k.builder.not_(self._are(j, other)))
+        return self.k.where(self.k.builder.not_(self._only(j, other)))
 
     def _channels(self, x: Any, apart: int, size: int, rows: Integer, to: Any, one: bool) -> None:
         """Pack rows of so many numbers, turned round, perhaps with a `one` behind them."""
@@ -204,14 +205,13 @@ class _Writer:
 
     def _pairs(self, j: Integer) -> Iterator[tuple[Integer, int]]:
         """Loop over pairs of tiles of channels that a block of gates meets: yield each, and how
-        many of its tiles count. All gates meet the one."""
+        many of its tiles count. All gates meet the pair that holds the one."""
         k, s = self.k, self.s
-        whole, rest = divmod(s.inputs + 1, GROUP)
-        inputs = self._meet(j, "inputs") if rest else nullcontext()
+        whole, rest = divmod(s.inputs, GROUP)
         for first, count, tiles, there in (
-            (0, whole, 2, inputs),
-            (whole, rest > 0, blocks(rest, ROWS), nullcontext()),
-            (s.seen, s.size // GROUP, 2, self._meet(j, "states")),
+            (0, whole, 2, self._where(j, "inputs")),
+            (whole, 1, blocks(rest + 1, ROWS), nullcontext()),
+            (s.seen, s.size // GROUP, 2, self._where(j, "states")),
         ):
             if count:
                 with there, k.loop(count) as i:
@@ -252,7 +252,7 @@ class _Writer:
                 ("inputs", "dw_ih", "db", s.inputs, 0),
                 ("states", "dw", "db_hh", s.size, 2 * s.seen),
             ):
-                with self._meet(j, side):
+                with self._where(j, side):
                     self._write(sums, tile, size, self.at[w], gate)
                     if side == "inputs" or s.others:
                         wide.store(wide.load(ones), wide.at(self.at[b], gate))

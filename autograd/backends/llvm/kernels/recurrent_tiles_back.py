@@ -21,7 +21,8 @@ def backward(target: Target, layer: TileLayer, tops: bool, last: bool, cell: boo
     of the gates of states where these are others; of what the first step was given to carry; room
     of float32; and the integers of `forward`."""
     names = ("dhs", "dlast", "dcell", "acts", "cells", "c", "w", "dgates", "dstates", "dc", "room")
-    k = KernelBuilder(target, "bfloat16", names, ("first", "count", "steps", "start", "way"))
+    integers = ("first", "count", "steps", "start", "way")
+    k = KernelBuilder(target, "bfloat16", names, integers, aliases=("dgates", "dstates"))
     *_, first, count, steps, start, way = k.arguments
     writer = _Backward(k, layer, (tops, last, cell))
     with k.loop(count) as i:

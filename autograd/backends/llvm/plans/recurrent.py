@@ -184,18 +184,31 @@ def _gru(
     """Plan the forward pass: the product of the inputs of all steps, then the steps."""
     if not _alike(*specs):
         return None
-    x, w_ih, b_ih, h, *_ = specs
-    shape, dtype, wide = (*x.shape[:2], h.shape[1]), h.dtype, 4 * h.shape[1]
+    x, w_ih, b_ih, *_ = specs
     projection = find(target, "linear", (x, w_ih, b_ih), {})
-    macs = prod(shape) * w_ih.shape[0]
-    plan = _SequencePlan(target, "gru", Spec(shape, dtype), backwards, macs)
-    function = build(gru_forward, target, dtype.name, plan.layer)
-    lay, where = plan.panels(0), plan.way(back=False)
-    none = np.empty((w_ih.shape[0], 0), dtype)
+    gates = Spec((*x.shape[:2], w_ih.shape[0]), x.dtype)
+    steps = gru_steps(target, gates, backwards, all_steps)
 
     def run(x: NDArray, w_ih: NDArray, b_ih: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
         gates = projection(x, w_ih, b_ih) if projection else multiply(x, w_ih.T) + b_ih
-        h, w, b_hh = map(plain, xs)
+        found: tuple[NDArray, ...] = steps.run(gates, *xs)
+        return found
+
+    return Executable(run)
+
+
+def gru_steps(target: Target, gates: Spec, backwards: bool, all_steps: bool) -> Executable:
+    """Plan a GRU's steps: a function of the gates of inputs (T, N, 3 H), h, w and b_hh."""
+    (steps, batch, many), dtype = gates
+    size, wide = many // 3, 4 * many // 3
+    shape = steps, batch, size
+    plan = _SequencePlan(target, "gru", Spec(shape, dtype), backwards, prod(shape) * many)
+    function = build(gru_forward, target, dtype.name, plan.layer)
+    lay, where = plan.panels(0), plan.way(back=False)
+    none = np.empty((many, 0), dtype)
+
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
+        gates, h, w, b_hh = map(plain, xs)
         hs, acts = memory.empty(shape, dtype), memory.empty((*shape[:2], wide), dtype)
         pointers = [address(a) for a in (gates, b_hh, h, lay(none, w), hs, acts)]
         plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))

@@ -24,6 +24,7 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 from ..runtime.parallel import Scratch
+from . import gru_products
 from .conv_tiles import PackedWeights
 from .recurrent import Flags, placed, rows_of
 
@@ -204,7 +205,7 @@ def _gru(
     x, w_ih, _, h, w, _ = specs
     layer = _forward(target, "gru", (x, w_ih, h, w), backwards, keeps)
     if layer is None:
-        return None
+        return gru_products.projected(target, specs, backwards, keeps)
 
     def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
         w_ih, b_ih, h, w, b_hh = map(plain, xs)
@@ -307,7 +308,8 @@ def gru_dw(
     target: Target, dgates: Spec, dstates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> Executable | None:
     """Plan the gradients of a GRU's weights and biases, in float32."""
-    return _gradients(target, dgates, hs, x, backwards, others=True)
+    plan = _gradients(target, dgates, hs, x, backwards, others=True)
+    return plan or gru_products.gradients(target, dgates, x, hs, backwards)
 
 
 def _gradients(

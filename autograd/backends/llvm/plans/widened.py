@@ -21,8 +21,14 @@ def widened(
     ones, or none are narrow."""
     wide = tuple(map(_wide, specs))
     inner = find(target, name, wide, attrs) if wide != tuple(specs) else None
-    if inner is None:
-        return None
+    return None if inner is None else around(target, inner, specs, results)
+
+
+def around(
+    target: Target, inner: Executable, specs: Sequence[Spec], results: Sequence[Spec]
+) -> Executable:
+    """Return an executable for arguments and results of these types around one for wide ones."""
+    wide = tuple(map(_wide, specs))
     ways_in = [_between(target, a, b) for a, b in zip(specs, wide, strict=True)]
     ways_out = [_between(target, _wide(a), a) for a in results]
 

@@ -42,6 +42,8 @@ CASES = [
     (3, 32, 32, 32, False), (4, 45, 5, 64, True), (1, 9, 40, 32, False), (2, 70, 1, 32, True),
     (2, 45, 5, 256, False),
 ]  # fmt: skip
+# Of GRUs alone: units, or rows, of which tiles take the products of all steps, but no steps.
+OUTSIDE = [(4, 45, 33, 100, True), (2, 45, 40, 100, False), (16, 4, 40, 64, False)]
 
 TOGETHER = [
     *((BACKENDS[0], case) for case in CASES),
@@ -191,22 +193,25 @@ def test_an_lstm_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
     assert_near(lstm(name, case), lstm("numpy", case))
 
 
-@pytest.mark.parametrize(("name", "case"), TOGETHER, ids=str)
+@pytest.mark.parametrize(
+    ("name", "case"), [*TOGETHER, *((BACKENDS[0], case) for case in OUTSIDE)], ids=str
+)
 def test_a_gru_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
     assert_near(gru(name, case), gru("numpy", case))
 
 
 def test_a_gru_carries_states_that_are_not_rounded() -> None:
-    """Steps smaller than half a unit of a state's last place add up: z = 0.9975, n = -1."""
+    """Steps below half a unit of a state's last place add up: with z = 0.9997 and n = -1, the first
+    is 2 (1 - z) = 0.0007, half a unit below 1 is 0.002. Rounded states would stay 1."""
     units, steps = 32, 200
     x, h = array(np.zeros((steps, 8, 1), BF16)), array(np.ones((8, units), BF16))
     w_ih, w = (array(np.zeros((3 * units, k), BF16)) for k in (1, units))
     b_ih, b_hh = np.zeros((2, 3 * units), BF16)
-    b_ih[units : 2 * units], b_ih[2 * units :] = 6.0, -9.0
+    b_ih[units : 2 * units], b_ih[2 * units :] = 8.0, -9.0
     given = x, w_ih, array(b_ih), h, w, array(b_hh)
     with context.using(backend=BACKENDS[0]):
         last = gru_states(*given, backwards=False)[1].value.astype(np.float64)
-    wanted = 2 * (1 / (1 + np.exp(-6.0))) ** steps - 1
+    wanted = 2 * (1 / (1 + np.exp(-8.0))) ** steps - 1
     np.testing.assert_allclose(last, wanted, atol=2**-8)
 
 
@@ -216,13 +221,19 @@ def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, .
 
 
 @pytest.mark.parametrize(
-    "case", [(3, 40, 31, 64, False), (5, 64, 32, 32, True), (2, 33, 47, 32, False)], ids=str
-)
+    "case",
+    [
+        (3, 40, 31, 64, False), (5, 64, 32, 32, True), (2, 33, 47, 32, False),
+        (2, 33, 63, 32, False), *OUTSIDE,
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("room", [None, (1 << 14, 1 << 14)], ids=str)
 def test_gradients_of_weights_are_sums_in_float32(
     case: tuple[Any, ...], room: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where few rows and gates are packed at a time, of an LSTM and of a GRU."""
+    """Also where few rows and gates are packed at a time, of an LSTM (whole tiles alone) and of a
+    GRU."""
     for name, size in zip(("PACKED", "SUMMED"), room or (), strict=False):
         monkeypatch.setattr(recurrent_tiles, name, size)
     steps, rows, inputs, units, backwards = case
@@ -233,7 +244,8 @@ def test_gradients_of_weights_are_sums_in_float32(
     hs, h = draw(rng, steps, rows, units), draw(rng, rows, units)
     x = array(np.swapaxes(draw(rng, rows, steps, inputs).value, 0, 1))
     target, found = targets.target(tiles="emulated"), []
-    for name, top in (("sequence_dw", [dgates]), ("gru_dw", [dgates, dstates])):
+    kinds = ("sequence_dw", [dgates]), ("gru_dw", [dgates, dstates])
+    for name, top in kinds[case in OUTSIDE :]:
         arrays = [*top, x, hs, h]
         specs = tuple(Spec(a.shape, a.dtype) for a in arrays)
         plan = find_tiled(target, name, specs, {"backwards": backwards})
@@ -248,7 +260,8 @@ def test_gradients_of_weights_are_sums_in_float32(
     ]
     db, *_, db_hh = (y.sum((0, 1)) for y in tops)
     exact = *products[:2], db, products[2], db, products[3], db_hh
-    for y, right in zip(found, exact, strict=True):
+    assert len(found) == (4 if case in OUTSIDE else 7)
+    for y, right in zip(found, exact[-len(found) :], strict=True):
         assert y.dtype == FLOAT32
         assert np.linalg.norm(y - right) <= 1e-6 * np.linalg.norm(right)
 
@@ -278,3 +291,13 @@ def test_tiles_take_states_of_whole_tiles_alone() -> None:
             specs = tuple(Spec(s, dtype) for s in shapes)
             found = find_tiled(target, name, specs, {"backwards": False})
             assert (found is not None) == taken
+
+
+@pytest.mark.parametrize("name", ["gru_sequence", "gru_states"])
+def test_tiles_take_the_inputs_of_any_gru(name: str) -> None:
+    target = targets.target(tiles="emulated")
+    for steps, rows, inputs, units, backwards in OUTSIDE:
+        many, h = 3 * units, (rows, units)
+        shapes = (steps, rows, inputs), (many, inputs), (many,), h, (many, units), (many,)
+        specs = tuple(Spec(s, BF16) for s in shapes)
+        assert find_tiled(target, name, specs, {"backwards": backwards}) is not None
