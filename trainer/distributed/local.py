@@ -112,7 +112,7 @@ class LocalUpdate(Update):
             self._reducer.wait()
             store(flat.grad, scale(flat.grad, factor=1.0 / self.workers.all))
         with context.using(phase="update", scope=OUTER, tape=None):
-            lr, momentum = array(self.outer.lr, flat.dtype), self.outer.momentum
+            lr, momentum = array(self.outer.lr, flat.computed_in), self.outer.momentum
             sgd(
                 self._before, flat.grad, self._velocity, zeros(dtype=flat.dtype).array, lr,
                 momentum=momentum, nesterov=momentum > 0,
