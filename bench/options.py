@@ -17,6 +17,7 @@ from .cases import CASES, DTYPES, MODELS, MODES, TORCH_MODES, Case, find
 # Benchmarks of other things than single steps, each a module with `run(words) -> status`.
 OTHERS = {
     "accuracy": "the test accuracy in float32 and in bf16, over several seeds",
+    "gradients": "the gradients of a run in bf16 beside float32",
     "int8": "inference in int8 beside float32",
     "operations": "the results and gradients of operations beside torch's",
     "optimizers": "the weights and the times of updates beside torch's",

@@ -21,7 +21,7 @@ from tallygrad.autograd import (
     no_grad,
     trace,
 )
-from tallygrad.autograd.nn import Module, flatten, gradient_order, narrow_products
+from tallygrad.autograd.nn import Module, flatten, gradient_order, keep_narrow_weights
 from tallygrad.autograd.optim import SGD
 
 from .cases import CLASSES, Case
@@ -67,7 +67,7 @@ class Ours:
             self.train_step = trace(self.backward, training=True)
         else:
             if dtype == "bf16":
-                narrow_products(self.model)
+                keep_narrow_weights(self.model)
             self.classify = trace(self.logits)
 
     def mixed(self) -> autocast:

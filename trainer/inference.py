@@ -94,7 +94,7 @@ class Trained:
         check_views(self.tta, self.task, self.data)
         if self.precision == "bf16" and not self.is_int8:
             build.mixed(self.precision)  # a UserError where it is not to be had
-            nn.narrow_products(self.model)
+            nn.keep_narrow_weights(self.model)
         self.model.eval()
 
     @property

@@ -1,31 +1,37 @@
-"""The weights of layers that multiply in bfloat16, for inference."""
+"""Weights that keep what mixed precision rounds them to, for inference."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from ..dtypes import bfloat16
-from .layers import Conv2d, ConvTranspose2d, Linear
-from .module import Module, convert
-from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .. import context
+from ..dtypes import FLOAT32
+from ..functional.create import zeros
+from ..ledger import Ledger
+from ..narrow_copy import NarrowCopy
+from ..ops.update import store
+from .module import Module
 
-__all__ = ["narrow_products"]
+__all__ = ["keep_narrow_weights"]
 
-PRODUCTS = Linear, Conv2d, ConvTranspose2d
-RECURRENT = RNN, RNNCell, LSTM, LSTMCell, GRU, GRUCell  # biases are added up in float32
 M = TypeVar("M", bound=Module)
 
 
-def narrow_products(model: M) -> M:
-    """Make the parameters of linear and convolutional layers and the matrices of recurrent ones
-    bfloat16 in place, for inference within `autocast`, and return the model.
+def keep_narrow_weights(model: M) -> M:
+    """Move the float32 parameters of a model to memory with a narrow copy each, for inference
+    within `autocast`, and return the model.
 
-    There they give the same bits as float32 parameters, but are not cast in each call; all others
-    stay float32. ImportError where ml_dtypes is not installed; RuntimeError for
-    weights that an optimizer has laid into a flat buffer."""
-    dtype = bfloat16()
-    for layer in model.modules():
-        for name, p in layer.named_parameters() if isinstance(layer, PRODUCTS + RECURRENT) else ():
-            if len(p.shape) > 1 or isinstance(layer, PRODUCTS):
-                convert(name, p, dtype)
+    A copy is made when it is first read, and again after its weights changed; no call, traced or
+    not, casts them, and the ledger counts no casts. Results are the same bits. It takes half as
+    much memory again as the weights that products read. Weights that an optimizer has laid into a
+    flat buffer have such a copy already and stay where they are, and so do those of other types.
+    """
+    for p in model.parameters():
+        if p.dtype == FLOAT32 and p.array.storage.narrow is None:
+            with context.using(ledger=Ledger(), tape=None):
+                home = zeros(p.size, dtype=p.dtype).array.own()
+                place = home.view(0, p.shape)
+                store(place, p.array)
+            home.storage.narrow = NarrowCopy()
+            p.rebind(place)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,19 +211,43 @@ class Layers(nn.Module):
         return self.linear(self.rnn(self.lstm(y)[0])[0])
 
 
-def test_weights_that_are_narrow_already_give_the_same_bits_without_casts(backend: str) -> None:
-    net, before, after = Layers().eval(), Ledger(), Ledger()
-    x = ag.tensor(np.random.default_rng(0).normal(size=(3, 2, 5, 2)).astype("f4"))
-    with ag.no_grad(), ag.autocast():
-        with context.using(ledger=before):
-            expected = net(x)
-        assert nn.narrow_products(net) is net
-        with context.using(ledger=after):
-            found = net(x)
-    narrow = {name for name, p in net.named_parameters() if str(p.dtype) == "bfloat16"}
-    biases = {f"{name}.bias" for name in ("conv", "back", "linear")}
-    assert len(narrow) == 10 and {name for name in narrow if "weight" not in name} == biases
-    assert found.numpy().tobytes() == expected.numpy().tobytes()
-    all_casts = [sum(n for (_, _, name, *_), n in c.calls.items() if name == "cast")
-                 for c in (before, after)]  # fmt: skip
-    assert all_casts[0] - all_casts[1] == len(narrow)
+class Rereads(nn.Module):
+    """A model whose weights are read by more than products."""
+
+    def __init__(self) -> None:
+        self.embedding, self.out = nn.Embedding(20, 16), nn.Linear(16, 20, bias=False)
+        self.out.weight = self.embedding.weight
+        self.gate = nn.utils.weight_norm(nn.Linear(20, 8))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.gate(self.out(self.embedding(x)))).float() * self.last.weight.norm()
+
+
+@pytest.mark.parametrize(
+    ("create", "shape", "casts"), [(Layers, (3, 2, 5, 2), 9), (Rereads, (6,), 4)]
+)
+def test_weights_keep_narrow_copies_and_give_the_same_bits_without_casts(
+    create: Any, shape: tuple[int, ...], casts: int, backend: str
+) -> None:
+    net, numbers = create().eval(), np.random.default_rng(0).normal(size=shape)
+    x = ag.tensor(numbers.astype("f4") if len(shape) > 1 else numbers.astype("i8") % 20)
+
+    def run() -> tuple[bytes, int]:
+        with ag.no_grad(), ag.autocast(), context.using(ledger=Ledger()) as state:
+            y = net(x)
+        calls = state.ledger.calls.items()
+        return y.numpy().tobytes(), sum(n for (_, _, name, *_), n in calls if name == "cast")
+
+    before = run()
+    assert nn.keep_narrow_weights(net) is net
+    assert {p.dtype for p in net.parameters()} == {np.dtype("f4")}
+    after = run()
+    assert after[0] == before[0] and before[1] - after[1] == casts
+    with ag.no_grad():
+        net.get_parameter(next(n for n, p in net.named_parameters() if p.ndim > 1)).mul_(1.5)
+    changed = run()
+    fresh = create().eval()
+    fresh.load_state_dict(net.state_dict())
+    net = fresh
+    assert changed[0] == run()[0] != before[0]

@@ -99,6 +99,14 @@ class Scaled(nn.Module):
 def as_in_torch(num_classes=7, width=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
 
+class Normed(nn.Module):
+    def __init__(self, classes):
+        self.fc = nn.utils.weight_norm(nn.Linear(784, 16))
+        self.out = nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.out(self.fc(x.flatten(1)).relu()) * self.out.weight.norm()
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 """
@@ -359,6 +367,19 @@ def test_ranks_agree_on_the_file(mpirun: Any, own: Own, tmp_path: Path) -> None:
         f"ranks differ in SHA-256 of my.py:Net: expected {digests[0]} as on rank 0, got "
         f"{digests[1]} on rank 1" in done.stderr
     )
+
+
+def test_eval_in_bf16_has_the_result_of_training_where_weights_are_read_by_more_than_products(
+    own: Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    model, run = ["--model", f"{own.file}:Normed"], tmp_path / "run"
+    words = [*model, *own.words[:-2], "--precision", "bf16", "--max-steps", "2"]
+    assert main(["train", *words, "--out", str(run)]) == 0
+    result = json.loads((run / "result.json").read_text())
+    capsys.readouterr()
+    found = json.loads(said(capsys, "eval", str(run), *model, "--json"))
+    assert found["precision"] == "bf16" and found["loss"] == result["test_loss"]
 
 
 def test_a_model_prepares_itself_from_training_images() -> None:

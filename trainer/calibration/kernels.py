@@ -123,7 +123,7 @@ def _step(
     x, labels = from_numpy(images), from_numpy(draw.integers(0, max(classes, 1), batch))
     model: nn.Module = models.create(name, input_shape=shape, classes=classes)
     if not training:
-        model.eval()
+        nn.keep_narrow_weights(model.eval())
 
         def infer() -> None:
             with no_grad(), precise:

@@ -160,6 +160,8 @@ def count(
             update = optim.create(optimizer, parameters, 0.1, **settings)
         else:
             inferring = quantize(model, [x]) if precision == "int8" else model.eval()
+            if precision == "bf16":
+                nn.keep_narrow_weights(inferring)
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
             if training:

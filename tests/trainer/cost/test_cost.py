@@ -100,6 +100,16 @@ def test_mixed_precision_has_the_same_work_and_half_the_bytes(
     assert found[1]["conventions"]["bytes"].startswith("bfloat16 and float32; ")
 
 
+def test_inference_in_bf16_reads_weights_of_two_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    found = [
+        described("lenet", "--precision", precision, capsys=capsys)["totals"]
+        for precision in ("float32", "bf16")
+    ]
+    plain, mixed = (totals["inference_bytes"] for totals in found)
+    assert 0.5 < mixed / plain < 0.51  # images come in float32
+
+
 def test_what_is_dropped_is_not_alive() -> None:
     ledger = Ledger()
     recorder = ShapeRecorder(ledger)
