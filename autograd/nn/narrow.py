@@ -18,20 +18,24 @@ M = TypeVar("M", bound=Module)
 
 
 def keep_narrow_weights(model: M) -> M:
-    """Move the float32 parameters of a model to memory with a narrow copy each, for inference
-    within `autocast`, and return the model.
+    """Move the float32 parameters of a model to memory with a narrow copy, for inference within
+    `autocast`, and return the model.
 
-    A copy is made when it is first read, and again after its weights changed; no call, traced or
-    not, casts them, and the ledger counts no casts. Results are the same bits. It takes half as
-    much memory again as the weights that products read. Weights that an optimizer has laid into a
-    flat buffer have such a copy already and stay where they are, and so do those of other types.
+    The copy is made when it is first read, and again after a weight changed; no call, traced or
+    not, casts weights, and the ledger counts no casts. Results are the same bits. It takes half as
+    much memory again as all weights. Weights that an optimizer has laid into a flat buffer have
+    such a copy already and stay where they are, and so do those of other types.
     """
-    for p in model.parameters():
-        if p.dtype == FLOAT32 and p.array.storage.narrow is None:
-            with context.using(ledger=Ledger(), tape=None):
-                home = zeros(p.size, dtype=p.dtype).array.own()
-                place = home.view(0, p.shape)
-                store(place, p.array)
-            home.storage.narrow = NarrowCopy()
+    parameters = [
+        p for p in model.parameters() if p.dtype == FLOAT32 and p.array.storage.narrow is None
+    ]
+    with context.using(ledger=Ledger(), tape=None):
+        home = zeros(sum(p.size for p in parameters), dtype=FLOAT32).array.own()
+        home.storage.narrow = NarrowCopy()
+        offset = 0
+        for p in parameters:
+            place = home.view(offset, p.shape)
+            store(place, p.array)
             p.rebind(place)
+            offset += p.size
     return model
