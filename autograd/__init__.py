@@ -17,14 +17,14 @@ computes. docs/engine.md tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import backends, context, cuda, functional, models, nn, optim
+from . import amp, backends, context, cuda, functional, models, nn, optim
 from . import dtypes as _dtypes
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
 from . import typenames as _typenames
 from .added_loss import add_loss, added_losses
-from .autocast import autocast
+from .autocast import autocast, get_autocast_dtype, is_autocast_enabled
 from .backends import get_backend, set_backend
 from .capture.trace import trace
 from .device import device
@@ -85,6 +85,7 @@ __all__ = [
     "__version__",
     "add_loss",
     "added_losses",
+    "amp",
     "autocast",
     "backends",
     "checkpoint",
@@ -92,11 +93,13 @@ __all__ = [
     "cuda",
     "device",
     "enable_grad",
+    "get_autocast_dtype",
     "get_backend",
     "get_num_threads",
     "grad",
     "inference_mode",
     "initial_seed",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "load",
     "manual_seed",

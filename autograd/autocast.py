@@ -35,6 +35,10 @@ WIDE = frozenset({
 })  # fmt: skip
 
 
+CAST = FLOAT32, np.dtype(np.float16)  # what is cast to the narrow type
+DEVICES = "cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu"  # that torch's scripts may name
+
+
 class autocast(context.using):
     """Compute the primitives of `NARROW` in a type, and those of `WIDE` in float32, within a `with`
     block or a function: `with autocast("bfloat16"): loss = ..`. All others take operands as they
@@ -47,20 +51,23 @@ class autocast(context.using):
     long as their memory is not shared with NumPy.
 
     With `enabled=False` everything is computed in the type that it has. The name of the device may
-    come first, as in torch: `autocast("cpu", dtype=..)`. TypeError for a type other than bfloat16,
-    ValueError for another device, ImportError where ml_dtypes is not installed."""
+    come first, as in torch: `autocast("cpu", dtype=..)`; with `cache_enabled=False`, too, a weight
+    is cast once. TypeError for a type other than bfloat16, ValueError for another device,
+    ImportError where ml_dtypes is not installed."""
 
     def __init__(
         self,
         device_type: device | npt.DTypeLike = "cpu",
-        dtype: npt.DTypeLike = "bfloat16",
+        dtype: npt.DTypeLike | None = None,
         enabled: bool = True,
+        cache_enabled: bool | None = None,
     ) -> None:
-        if isinstance(device_type, str) and device_type.startswith(("cpu", "cuda")):
+        if isinstance(device_type, str) and device_type.partition(":")[0] in DEVICES:
             device(device_type)
         elif not isinstance(device_type, device):
             dtype = device_type
         narrow = bfloat16() if enabled else None
+        dtype = narrow if dtype is None else dtype
         if narrow is not None and np.dtype(dtype) != narrow:
             raise TypeError(f"autocast: expected bfloat16, got {np.dtype(dtype)}")
         super().__init__(autocast=narrow)
@@ -69,10 +76,29 @@ class autocast(context.using):
         return context.in_block(partial(context.using, **self.changes), function)
 
 
+def is_autocast_enabled(device_type: str = "cpu") -> bool:
+    """Tell whether primitives compute in a narrow type here."""
+    return device_type == "cpu" and context.current().autocast is not None
+
+
+def get_autocast_dtype(device_type: str = "cpu") -> DType:
+    """Return the type in which `autocast` computes, bfloat16. ValueError for another device,
+    ImportError where ml_dtypes is not installed."""
+    device(device_type)
+    return bfloat16()
+
+
 def wide(x: Any) -> Any:
     """Return an operand of a function that is made of several primitives, but one of WIDE: within
     `autocast` in float32 if it is narrow."""
     return x if context.current().autocast is None else _widened(x)
+
+
+def narrow(x: Any) -> Any:
+    """Return an operand of a function that is made of several primitives, but one of NARROW: within
+    `autocast` in the narrow type."""
+    dtype = context.current().autocast
+    return x if dtype is None else _narrowed(x, dtype)
 
 
 def cast_operands(name: str, operands: tuple[Any, ...], dtype: DType) -> tuple[Any, ...]:
@@ -85,7 +111,7 @@ def cast_operands(name: str, operands: tuple[Any, ...], dtype: DType) -> tuple[A
 
 
 def _narrowed(x: Any, dtype: DType) -> Any:
-    if getattr(x, "dtype", None) != FLOAT32:
+    if getattr(x, "dtype", None) not in CAST:
         return x
     is_weight = isinstance(x, Tensor) and x.is_leaf and (x.requires_grad or x.is_parameter)
     return _weight(x, dtype) if is_weight else converted(x, dtype)

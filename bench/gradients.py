@@ -104,13 +104,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def case_of(file: Path, meta: Mapping[str, Any]) -> Case:
+def case_of(file: Path, meta: dict[str, Any]) -> Case:
     """Return the case of the model on record. UsageError for one that the benchmarks lack."""
-    model, shape, classes = (meta.get(name) for name in ("model", "input", "classes"))
+    model, classes = meta.get("model"), meta.get("classes")
     if model not in MODELS or classes != CLASSES:
         expected = f"expected {', '.join(MODELS)} with {CLASSES} classes"
         raise UsageError(f"{file}: {expected}, got {model} with {classes}")
-    return Case(model, 1, tuple(shape))
+    return Case(str(model), 1, (*recorded(file, meta, "input", list),))
 
 
 def weights_of(tensors: Mapping[str, npt.NDArray[Any]]) -> Arrays:

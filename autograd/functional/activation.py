@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
+from ..autocast import narrow
 from ..methods.arguments import in_place, may_be_in_place
 from ..ops import activation as ops
 from ..ops import compare as cp
@@ -196,6 +197,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
             f"prelu: expected a weight of 1 or {channels} numbers for input {input.shape}, "
             f"got shape {weight.shape}"
         )
+    input, weight = narrow(input), narrow(weight)
     slope = weight.reshape(-1, *[1] * (input.ndim - 2)) if weight.size > 1 else weight.reshape(())
     y: Tensor = el.where(input > 0, input, input * slope)
     return y

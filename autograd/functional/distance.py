@@ -39,7 +39,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
     All differences are in memory at once."""
     if len(x1.shape) < 2 or len(x2.shape) < 2 or x1.shape[-1] != x2.shape[-1]:
         raise ValueError(f"cdist: expected (.., P, M) and (.., R, M), got {x1.shape}, {x2.shape}")
-    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return norm(wide(x1).unsqueeze(-2) - wide(x2).unsqueeze(-3), p, -1)
 
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
@@ -49,8 +49,9 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     ValueError for another number of axes."""
     if input.ndim != 2:
         raise ValueError(f"pdist: expected (N, M), got {input.shape}")
-    first, second = np.triu_indices(len(input), 1)
-    return norm(input[first] - input[second], p, -1)
+    x = wide(input)
+    first, second = np.triu_indices(len(x), 1)
+    return norm(x[first] - x[second], p, -1)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from .. import context
 from ..array import array
+from ..dtypes import FLOAT32
 from ..ops import elementwise as el
 from ..ops import linear, reduce
 from ..ops import shape as sh
@@ -88,6 +90,8 @@ def _plus(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
     scaled = product if alpha == 1 else product * alpha
     if not beta:
         return scaled
+    if input.dtype == FLOAT32 and product.dtype == context.current().autocast:
+        input = sh.converted(input, product.dtype)
     y: Tensor = el.add(input if beta == 1 else input * beta, scaled)
     return y
 

@@ -263,6 +263,43 @@ def test_autocast_takes_the_device_first_as_in_torch() -> None:
         assert (x @ x).dtype == np.float32
 
 
+def test_autocast_has_torchs_other_arguments_and_questions() -> None:
+    assert not ag.is_autocast_enabled() and ag.get_autocast_dtype() == BF16
+    with ag.amp.autocast("cpu", dtype=None, cache_enabled=True):
+        assert ag.is_autocast_enabled() and not ag.is_autocast_enabled("cuda")
+    with pytest.raises(ValueError, match=r"device: expected 'cpu', .* got 'xpu'"):
+        ag.autocast("xpu", dtype=BF16)
+
+
+def test_a_scaler_of_gradients_leaves_them_as_they_are() -> None:
+    w, scaler = ag.nn.Parameter(ag.ones(2)), ag.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = ag.optim.SGD([w], 0.5)
+    scaler.scale((w * ag.tensor([1.0, 2.0])).sum()).backward()
+    scaler.unscale_(optimizer)
+    assert scaler.step(optimizer) is None and scaler.get_scale() == 1.0
+    scaler.update()
+    scaler.load_state_dict(scaler.state_dict())
+    assert w.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "narrow"),
+    [
+        (lambda x, v: ag.addmm(x, x, x), True),
+        (lambda x, v: ag.baddbmm(x[None], x[None], x[None]), True),
+        (lambda x, v: ag.nn.functional.prelu(x, v), True),
+        (lambda x, v: ag.nn.functional.prelu(x.bfloat16(), v), True),
+        (lambda x, v: ag.nn.functional.linear(x.half(), x), True),
+        (lambda x, v: ag.cdist(x.bfloat16(), x.bfloat16()), False),
+        (lambda x, v: ag.nn.functional.pdist(x.bfloat16()), False),
+    ],
+)
+def test_functions_of_several_primitives_have_torchs_types(call: Any, narrow: bool) -> None:
+    x = ag.tensor([[0.5, 2.0], [-1.0, 3.0]])
+    with ag.autocast():
+        assert call(x, ag.tensor([0.25, 0.5])).dtype == (BF16 if narrow else np.float32)
+
+
 def test_without_the_package_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtypes, "BFLOAT16", None)
     name, one, linear = "bfloat16", ag.ones(1), ag.nn.Linear(1, 1)
