@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(NARROW, (*TO_OPS, "autograd.backends")),
     **dict.fromkeys(("autograd.added_loss", "autograd.typenames"), TO_TENSOR),
     "autograd.autocast": (*TO_TENSOR, *NARROW),
+    "autograd.amp": ("autograd.autocast",),
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": (*TO_TENSOR, "autograd.added_loss"),
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
