@@ -94,7 +94,7 @@ def test_mixed_precision_is_billed_as_it_was_trained(
     assert main(["bill", str(tmp_path), "--machine", "etann"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert re.search(r"64 images, \d+\.\d s, in bf16 ", said)
-    assert "at least; nothing is known of bf16" in said
+    assert re.search(r"[\d.]+ s; nothing is known of bf16", said)  # at least, in float32
 
 
 @pytest.mark.parametrize("name", ["systolic-os", "eyeriss-isca16"])

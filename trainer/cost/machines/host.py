@@ -21,6 +21,10 @@ class Host(Machine):
 
     kind = HOST
     is_measured = True
+    time_note = (
+        "times are those of calls one by one, on operands in memory: fused calls, caches and "
+        "Winograd's method can beat them"
+    )
 
     @property
     def has_energy(self) -> bool:
@@ -31,7 +35,7 @@ class Host(Machine):
     def measured(self) -> Mapping[str, float]:
         """The measured numbers by name: gflops, gbytes, and watts if known."""
         power = {} if self.watts is None else {"watts": self.watts}
-        return {**self.roofs._asdict(), **power}
+        return {"gflops": self.roofs.gflops, "gbytes": self.roofs.gbytes, **power}
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
         """Return the roofline bound (Williams, Waterman and Patterson 2009): the larger of the time

@@ -66,6 +66,7 @@ class Machine(ABC):
     is_linear: ClassVar[bool] = False  # the price of a sum of costs is the sum of their prices
     is_measured: ClassVar[bool] = False  # by this program, rather than told by a file
     without_zeros: ClassVar[str] = ""  # what prices are where no zeros are known
+    time_note: ClassVar[str] = ""  # why work may take less than the seconds of its price
 
     def __init_subclass__(cls) -> None:
         if cls.fields is not None and cls.kind:
@@ -81,8 +82,18 @@ class Machine(ABC):
                 return variant
         return replace(self, precision=precision, precision_note=self._price_without(precision))
 
+    @property
+    def bounds_time(self) -> bool:
+        """Whether no work takes less than the seconds of its price, as MACs may that are priced as
+        in another precision."""
+        return not self.time_note and (not self.precision_note or self._has_short_words)
+
+    @property
+    def _has_short_words(self) -> bool:
+        return self.bits is not None and self.bits <= 16
+
     def _price_without(self, precision: str) -> str:
-        if self.bits is not None and self.bits <= 16:
+        if self._has_short_words:
             bits = f"has words of {self.bits} bits in any precision"
             return f"{bits}: {precision} is priced as {self.precision}"
         return f"nothing is known of {precision}: a MAC is priced as in {self.precision}"

@@ -86,26 +86,27 @@ def _summary(report: BillReport) -> list[str]:
 
 
 def _on_machine(report: BillReport, machine: MachineReport) -> list[str]:
-    notes = [machine.note] if machine.is_measured else []
+    notes = [machine.time_note, machine.note] if machine.is_measured else []
     notes += [machine.precision_note] if machine.precision_note else []
     notes += [machine.zeros] if isinstance(machine.zeros, str) else []
-    figures = "; ".join([_priced(report.total.price), *notes])
+    figures = "; ".join([_priced(report.total.price, machine), *notes])
     parts = [(name, part.price) for name, part in report.parts.items() if part.price.is_known]
     return [
         f"on {printable(machine.name)}: {figures}",
-        *[f"  {name}: {_priced(price)}" for name, price in parts],
+        *[f"  {name}: {_priced(price, machine)}" for name, price in parts],
     ]
 
 
-def _priced(price: Price) -> str:
-    """Return energy and least time, as far as the machine knows them."""
+def _priced(price: Price, machine: MachineReport) -> str:
+    """Return energy and time, as far as the machine knows them."""
     figures = []
     if price.mac_energies is not None:
         figures.append(f"energy of {short(price.mac_energies)} MACs")
     elif price.joules is not None:
         figures.append(f"{digits(price.joules)} J")
     if price.latency_seconds is not None:
-        figures.append(f"{digits(price.latency_seconds)} s at least")
+        least = " at least" if machine.bounds_time else ""
+        figures.append(f"{digits(price.latency_seconds)} s{least}")
     return ", ".join(figures) or "not available"
 
 

@@ -155,7 +155,7 @@ def _hardware(answer: Answer) -> dict[str, MetricReport]:
         "bits": bits,
         **_energy(machine, price, inputs),
         "off_chip_accesses": _off_chip(machine, price, inputs, answer.coded),
-        **_time(price, inputs),
+        **_time(machine, price, inputs),
         **_units(machine, answer.used),
         "inputs": MetricReport(inputs, "images", "exact", "at once"),
     }
@@ -205,15 +205,16 @@ def _off_chip(machine: Machine, price: Price, inputs: int, coded: bool) -> Metri
     return MetricReport(words, "words/image", "modelled", how)
 
 
-def _time(price: Price, inputs: int) -> dict[str, MetricReport]:
+def _time(machine: Machine, price: Price, inputs: int) -> dict[str, MetricReport]:
     seconds = price.latency_seconds
     if not seconds:
         reason = "the machine tells no time"
         return {"latency": unknown("s", reason), "throughput": unknown("images/s", reason)}
     batch = f"of a batch of {inputs:,}"
+    least, most = (", at least", ", at most") if machine.bounds_time else ("", "")
     return {
-        "latency": MetricReport(seconds, "s", "modelled", f"{batch}, at least"),
-        "throughput": MetricReport(inputs / seconds, "images/s", "modelled", f"{batch}, at most"),
+        "latency": MetricReport(seconds, "s", "modelled", f"{batch}{least}"),
+        "throughput": MetricReport(inputs / seconds, "images/s", "modelled", f"{batch}{most}"),
     }
 
 

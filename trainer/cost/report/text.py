@@ -101,7 +101,8 @@ def _priced(report: CostReport, machine: MachineReport) -> list[str]:
         elif price.joules is not None:
             figures.append(si(price.joules, "J"))
         if price.latency_seconds is not None:
-            figures.append(f"{si(price.latency_seconds, 's')} at least")
+            least = " at least" if machine.bounds_time else ""
+            figures.append(f"{si(price.latency_seconds, 's')}{least}")
         if price.events is not None:
             figures.append(f"{short(price.events)} events")
         lines.append(f"{what} on {printable(machine.name)}: {', '.join(figures)}")
@@ -112,7 +113,7 @@ def _notes(machine: MachineReport) -> list[str]:
     """Return what the prices leave open, or the source of their zeros."""
     notes = [machine.precision_note] if machine.precision_note else []
     if machine.is_measured:
-        return [*notes, machine.note]
+        return [*notes, machine.time_note, machine.note]
     zeros = machine.zeros
     if not isinstance(zeros, ZerosReport):
         return notes

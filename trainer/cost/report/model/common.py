@@ -57,7 +57,8 @@ class ZerosReport:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The machine that prices a report. `zeros` are a report for a model, a sentence for a run."""
+    """The machine that prices a report. `zeros` are a report for a model, a sentence for a run.
+    Without `bounds_time` work may take less time than its price says."""
 
     name: str
     kind: str
@@ -67,6 +68,8 @@ class MachineReport:
     measured: Mapping[str, float] | None = None
     zeros: ZerosReport | str | None = None
     precision_note: str = ""
+    time_note: str = ""
+    bounds_time: bool = True
 
     @classmethod
     def of(
@@ -76,7 +79,7 @@ class MachineReport:
         numbers = machine.measured if measured else None
         return cls(
             machine.name, machine.kind, machine.source, machine.note, machine.is_measured, numbers,
-            zeros, machine.precision_note,
+            zeros, machine.precision_note, machine.time_note, machine.bounds_time,
         )  # fmt: skip
 
     def to_json(self) -> Json:
@@ -86,6 +89,8 @@ class MachineReport:
         }  # fmt: skip
         if self.precision_note:
             report["precision_note"] = self.precision_note
+        if self.time_note:
+            report["time_note"] = self.time_note
         if self.measured is not None:
             energy = {} if "watts" in self.measured else {"energy_joules": NOT_AVAILABLE}
             report |= {"measured": {**self.measured}, **energy}
