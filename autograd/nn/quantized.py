@@ -23,7 +23,7 @@ def scale_of(largest: Tensor, signed: bool) -> Tensor:
     return where(largest > TINY, largest / ops.LEVELS[signed], 1.0)
 
 
-def _channels_last(weight: Tensor) -> Tensor:
+def channels_last(weight: Tensor) -> Tensor:
     """Return filters whose channels lie side by side in memory, as those of images do."""
     if weight.ndim < 3 or not weight.array.has_numbers:
         return weight
@@ -51,7 +51,7 @@ class _Quantized(Module):
         scale = scale_of(largest, signed=True)
         each = scale.reshape(len(scale), *(1 for _ in weight.shape[1:]))
         self.signed = signed
-        self.register_buffer("weight", _channels_last(ops.quantize(weight, each, scale)[0]))
+        self.register_buffer("weight", channels_last(ops.quantize(weight, each, scale)[0]))
         self.register_buffer("bias", bias)
         self.register_buffer("signed_scale" if signed else "unsigned_scale", input_scale)
         self.register_buffer("scale", input_scale * scale)

@@ -45,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(values: Mapping[str, Any]) -> int:
     """Print the bill. UserError for what cannot be read."""
     options = BillOptions(**values)
-    from ..calibration.host import load
+    from ..calibration.host import load, with_precision
     from ..components.recorded_run import read
     from ..cost.billing import bill_report
     from ..cost.report.bill_text import as_text
@@ -61,6 +61,7 @@ def run(values: Mapping[str, Any]) -> int:
     machine = load(options.machine) if options.machine else None
     counts_again = bool(options.model) or (machine is not None and machine.needs_shapes)
     record = read(Path(options.run), options.model if counts_again else None)
+    machine = machine and with_precision(machine, record.precision)
     if options.co2 is not None and machine and not machine.has_energy:
         raise UserError(f"--co2: {machine.note}")
     report = bill_report(record, machine, options.co2)

@@ -79,7 +79,7 @@ def run(values: Mapping[str, Any]) -> int:
     page = flags.page_file(options.html, options.force)
     if options.zeros and not options.machine:
         raise UserError("--zeros: expected a --machine too: zeros matter to machines only")
-    machine = load(options.machine) if options.machine else None
+    machine = load(options.machine, work.precision) if options.machine else None
     zeros = _zeros(options.zeros, machine, work) if machine and options.zeros else None
     report = cost_report(work, options.ranks, machine, zeros)
     if page:

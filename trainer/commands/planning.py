@@ -252,7 +252,7 @@ def _check_room(network: Network, ranks: Sequence[int]) -> None:
 def _machine(name: str, precision: str) -> Machine | None:
     """Return a machine as it computes in a precision, None for "". UserError for a machine without
     energies."""
-    machine = load_machine(name).at(precision) if name else None
+    machine = load_machine(name, precision).at(precision) if name else None
     if machine and not machine.has_energy:
         raise UserError(f"--machine {name}: {machine.note}")
     return machine

@@ -54,6 +54,7 @@ def run(values: Mapping[str, Any]) -> int:
     """Print where the time goes. UserError for options that do not fit."""
     options = ProfileOptions(**values)
     from ..calibration import kernels, roofs
+    from ..calibration.narrow import narrow
     from ..cost.report.pages import of_profile
     from ..cost.report.profile_text import as_text
 
@@ -71,8 +72,11 @@ def run(values: Mapping[str, Any]) -> int:
         )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
+    limits = roofs.calibrate()
+    if model.precision != limits.precision:
+        limits = narrow(model.precision, limits) or limits
     report = kernels.profile_report(
-        model.name, batch, backend, rows, roofs.calibrate(), energy, model.precision
+        model.name, batch, backend, rows, limits, energy, model.precision
     )
     if page:
         page.write(of_profile(report))

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 from ...autograd.ledger import Cost
+from .precision import PRECISIONS
 from .workload import LayerShape, moved
 
 
@@ -47,11 +48,12 @@ class Bandwidth(NamedTuple):
 
 
 class Roofs(NamedTuple):
-    """The measured roofs of this host, in one thread: GFLOP/s of a float32 matrix product, and GB/s
-    of a copy, read and written bytes together."""
+    """The measured roofs of this host, in one thread: GFLOP/s of matrix products and convolutions
+    in a precision, and GB/s of a copy, read and written bytes together."""
 
     gflops: float
     gbytes: float
+    precision: str = PRECISIONS[0]
 
     @property
     def roofline(self) -> Roofline:

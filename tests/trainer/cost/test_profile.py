@@ -87,7 +87,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     words = ["profile", "lenet", "--batch", "2", "--training", "--steps", "1", "--backend", "numpy"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["roofs"] == {"gflops": 100.0, "gbytes_per_second": 10.0}
+    assert found["roofs"] == {"gflops": 100.0, "gbytes_per_second": 10.0, "precision": "float32"}
     assert {e["pass"] for e in found["layers"]} > {"forward", "backward_weights", "update"}
     assert 0 < found["conv_share"]["forward"]["seconds"] < 1
     assert main(words) == 0

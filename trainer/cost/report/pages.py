@@ -104,9 +104,9 @@ def of_profile(report: ProfileReport) -> str:
         ),
         roofline_figure(
             "roofline", report.roofs.roofline, points,
-            "Measured points and measured roofs: a matrix product's and a copy's. A point above "
-            "the slope had its operands in caches; one above the flat roof did without some "
-            "multiplications, as Winograd's method does.",
+            f"Measured points and measured roofs: of products in {report.roofs.precision} and of "
+            "a copy. A point above the slope had its operands in caches; one above the flat roof "
+            "did without some multiplications, as Winograd's method does.",
         ),
         against([Ratio("time", "s", forward, report.seconds if len(order) > 1 else 0.0)]),
     ]  # fmt: skip
@@ -118,7 +118,7 @@ def of_profile(report: ProfileReport) -> str:
 def _of(machine: Machine | None) -> list[str]:
     if machine is None:
         return ["No machine: --machine NAME prices the work."]
-    notes = filter(None, (machine.precision_note, machine.note))
+    notes = filter(None, (machine.precision_note, machine.time_note, machine.note))
     return [f"Machine: {machine.name}. {machine.source}.", *notes]
 
 

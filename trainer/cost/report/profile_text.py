@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..phases import SHORT, WHOLE
-from ..precision import named
+from ..precision import PRECISIONS, named
 from .model.profile import KernelReport, ProfileReport
 from .text_table import Column, fit, name_column, text_table
 
@@ -29,10 +29,10 @@ def as_text(report: ProfileReport) -> str:
         rows.append((f"{len(small)} under 0.1%", "", *_figures(small), ""))
     table = text_table(COLUMNS, rows, ("all", "", *_figures(report.layers), ""))
     lines = [
-        *_quick([one for one in report.layers if one.beats_its_bound and one.share >= LEAST]),
+        *_quick(report),
         named(f"kernels take {1e3 * report.seconds:.2f} ms", report.precision)
-        + f"; this machine does at most {report.roofs.gflops:.0f} GFLOP/s in float32 and "
-        f"{report.roofs.gbytes:.1f} GB/s in one thread",
+        + f"; this machine does at most {report.roofs.gflops:.0f} GFLOP/s in "
+        f"{report.roofs.precision} and {report.roofs.gbytes:.1f} GB/s in one thread",
         f"energy of a step, in joules: {report.energy}",
         *[
             f"{phase}: convolutions are {100 * share.macs:.1f}% of the MACs, "
@@ -62,8 +62,9 @@ def _roof(row: KernelReport) -> str:
     return f"{row.roof}{'*' * row.beats_its_bound}"
 
 
-def _quick(rows: Sequence[KernelReport]) -> list[str]:
+def _quick(report: ProfileReport) -> list[str]:
     """Return an explanation of rows that are faster than their bounds, nothing without any."""
+    rows = [one for one in report.layers if one.beats_its_bound and one.share >= LEAST]
     reasons = []
     if any(row.roof == "memory" for row in rows):
         reasons.append("operands that are still in a cache need not come from memory")
@@ -75,5 +76,15 @@ def _quick(rows: Sequence[KernelReport]) -> list[str]:
             "GFLOP/s count, two FLOP a MAC"
         )
     if any(row.roof == "compute" and row.cost.executed >= row.cost.macs for row in rows):
-        reasons.append("a float32 matrix product, which gives the roof, ran slower than this layer")
+        reasons.append(_low_roof(report.roofs.precision, report.precision))
     return [f"* faster than its bound: {'; '.join(reasons)}"] if rows else []
+
+
+def _low_roof(measured: str, precision: str) -> str:
+    """Return why products in a precision are faster than the roof, as measured in one."""
+    if measured != precision:
+        return f"nothing is known of {precision}: the roof is that of {measured}"
+    roof = f"a {measured} matrix product, which gives the roof,"
+    if measured != PRECISIONS[0]:
+        roof = f"the products and convolutions in {measured} that give the roof"
+    return f"{roof} ran slower than this layer"

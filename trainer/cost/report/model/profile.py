@@ -83,13 +83,13 @@ class ProfileReport:
 
     def to_json(self) -> Json:
         """Return what `--json` prints."""
-        gflops, gbytes = self.roofs
+        gflops, gbytes, precision = self.roofs
         return {
             "model": self.model,
             "batch": self.batch,
             "backend": self.backend,
             "precision": self.precision,
-            "roofs": {"gflops": gflops, "gbytes_per_second": gbytes},
+            "roofs": {"gflops": gflops, "gbytes_per_second": gbytes, "precision": precision},
             "seconds": self.seconds,
             "energy_joules": self.energy,
             "conv_share": {phase: share._asdict() for phase, share in self.conv_share.items()},
