@@ -15,10 +15,14 @@ from tallygrad.autograd.ops import quantized as ops
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
+from tallygrad.autograd.backends.llvm.compiler.isa import amx
 from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
 from tallygrad.autograd.backends.llvm.plans import quantized_tiles
 
 NONE, ONE = ((0, 0), (0, 0)), ((1, 1), (1, 1))
+TILES = ["emulated", pytest.param("amx", marks=pytest.mark.skipif(
+    not amx.permitted(), reason="this processor has no AMX to use"
+))]  # fmt: skip
 vnni = pytest.mark.skipif(not target().adds_four_bytes, reason="this processor has no AVX512-VNNI")
 
 
@@ -87,6 +91,7 @@ def test_products(dtype: str, rows: int, terms: int, filters: int) -> None:
 
 
 @pytest.mark.skipif("avx512" not in available(), reason="tiles are emulated with AVX-512")
+@pytest.mark.parametrize("tiles", TILES)
 @pytest.mark.parametrize(
     ("dtype", "shape", "filters", "taps", "options"),
     [
@@ -101,26 +106,28 @@ def test_products(dtype: str, rows: int, terms: int, filters: int) -> None:
     ],
 )
 def test_convolutions_by_tiles(
-    dtype: str, shape: tuple[int, ...], filters: int, taps: tuple[int, int], options: dict[str, Any]
-) -> None:
+    dtype: str, shape: tuple[int, ...], filters: int, taps: tuple[int, int],
+    options: dict[str, Any], tiles: str,
+) -> None:  # fmt: skip
     one = {"stride": (1, 1), "padding": NONE, "dilation": (1, 1), "groups": 1}
     arrays = factors(dtype, shape, (filters, *taps, shape[-1]), filters % 16 > 0)
-    on_both(ops.quantized_conv2d, *arrays, name="llvm:tiles=emulated", **one | options)
+    on_both(ops.quantized_conv2d, *arrays, name=f"llvm:tiles={tiles}", **one | options)
 
 
 @pytest.mark.skipif("avx512" not in available(), reason="tiles are emulated with AVX-512")
+@pytest.mark.parametrize("tiles", TILES)
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_products_by_tiles(dtype: str) -> None:
+def test_products_by_tiles(dtype: str, tiles: str) -> None:
     arrays = factors(dtype, (37, 70), (133, 70), True)
-    on_both(ops.quantized_linear, *arrays, name="llvm:tiles=emulated")
+    on_both(ops.quantized_linear, *arrays, name=f"llvm:tiles={tiles}")
 
 
 def test_tiles_are_for_8_images_or_rows_and_more() -> None:
     emulated = replace(target(), tiles="emulated")
-    amx = replace(emulated, tiles="amx", features="+amx-tile,+amx-bf16,+amx-int8")
-    assert emulated.multiplies_octets and amx.multiplies_octets
-    assert not replace(amx, features="+amx-tile,+amx-bf16").multiplies_octets
-    assert not replace(amx, tiles="dot").multiplies_octets
+    real = replace(emulated, tiles="amx", features="+amx-tile,+amx-bf16,+amx-int8")
+    assert emulated.multiplies_octets and real.multiplies_octets
+    assert not replace(real, features="+amx-tile,+amx-bf16").multiplies_octets
+    assert not replace(real, tiles="dot").multiplies_octets
     w = Spec((64, 64, 1, 1), np.dtype(np.int8))
     plan = quantized_tiles.convolution
     for images, by_tiles in ((7, False), (8, True)):

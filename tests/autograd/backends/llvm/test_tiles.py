@@ -226,24 +226,6 @@ def test_threads_share_the_rows_of_a_product(monkeypatch: pytest.MonkeyPatch) ->
     assert len(units) == 4 and min(units) >= 2
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if "dot" not in name])
-def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
-    """The products of even and of odd images are summed up apart, 32 images at a time."""
-    rng = np.random.default_rng(2)
-    x, dy = draw(rng, 64, 16, 1, 1), draw(rng, 64, 16, 1, 1)
-    none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
-    with context.using(backend=name):
-        dw = conv2d_dw(x, dy, size=(1, 1), **none).value[:, :, 0, 0]
-    a, b = (np.asarray(t.value, np.float32)[:, :, 0, 0] for t in (dy, x))
-    total = np.zeros((16, 16), np.float32)
-    for group in (0, 32):
-        sums = np.zeros((2, 16, 16), np.float32)
-        for image in range(group, group + 32):
-            sums[image % 2] += np.outer(a[image], b[image])
-        total += sums[0] + sums[1]
-    assert total.tobytes() == np.ascontiguousarray(dw).tobytes()
-
-
 def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:
     none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
     tiles, others = targets.target(tiles="emulated"), targets.target(tiles="off")
