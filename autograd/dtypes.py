@@ -129,3 +129,12 @@ def holds(dtype: DType, value: int) -> bool:
     if is_integer(dtype):
         return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
     return is_floating(dtype)
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar as Python's number, also within tuples, anything else as it is.
+
+    NumPy's have types of their own, in which they compute, and another text."""
+    if type(value) is tuple:
+        return tuple([plain(v) for v in value])
+    return value.item() if isinstance(value, np.generic) else value

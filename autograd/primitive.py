@@ -16,6 +16,7 @@ from . import backends, context
 from .array import Array, Spec
 from .capture.observer import Dispatched
 from .deferred import Call, DeferralPlan, compute, defer, realize_readers
+from .dtypes import plain
 from .ledger import Cost
 from .nonzeros import NonzeroRule
 from .recent import CALLS, Recent
@@ -225,11 +226,11 @@ class Primitive:
     def resolve(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> CallInfo:
         """Work out result shapes, cost and kernel for a call that is not cached.
 
-        A shape error is raised here, so its traceback leads straight to the line that made the
-        call."""
+        NumPy's numbers among attributes become Python's. A shape error is raised here, so its
+        traceback leads straight to the line that made the call."""
         if not self.variadic and len(specs) != len(self.arguments):
             raise TypeError(f"{self.name} takes {self.arguments}, got {len(specs)} arrays")
-        named = dict(zip(self.defaults, attrs, strict=True))
+        named = dict(zip(self.defaults, plain(attrs), strict=True))
         try:
             result = self.infer(*specs, **named)
         except (TypeError, ValueError) as error:

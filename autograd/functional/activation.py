@@ -105,6 +105,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     With torch's threshold, 20, the function itself is returned, which is exact everywhere and
     differs from x by less than 2.1e-9 / beta there."""
     y: Tensor
+    beta = float(beta)
     if beta == 1:
         y = ops.softplus(input)
     else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
+from ..dtypes import plain
 from ..methods.algebra import diagonal
 from ..ops.shape import axis_of
 from ..tensor import Tensor
@@ -46,6 +47,7 @@ def tensordot(input: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] 
     """Return the sums of products over `dims` last axes of the input and as many first ones of the
     other, or over those in two lists. ValueError where their extents differ."""
     count = len(input.shape)
+    dims = plain(dims)
     pair = (range(count - dims, count), range(dims)) if isinstance(dims, int) else dims
     ours = [axis_of("tensordot", a, count) for a in pair[0]]
     theirs = [axis_of("tensordot", a, len(other.shape)) for a in pair[1]]

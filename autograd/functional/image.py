@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, prod
 
-from ..dtypes import is_floating
+from ..dtypes import is_floating, plain
 from ..ops.shape import getslice, permute, reshape
 from ..ops.sliding import sliding, sliding_sum, windows_along
 from ..ops.stretch import stretch
@@ -98,7 +98,7 @@ def _targets(
         raise ValueError(
             f"interpolate: expected either size or scale_factor, got {size} and {factor}"
         )
-    many = tuple(given) if isinstance(given, Sequence) else (given,) * len(extents)
+    many = plain(tuple(given) if isinstance(given, Sequence) else (given,) * len(extents))
     fits = len(many) == len(extents) and min(extents) > 0
     out = [floor(m if factor is None else n * m) for n, m in zip(extents, many, strict=False)]
     if not fits or min(out) < 1:

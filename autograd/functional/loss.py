@@ -98,6 +98,7 @@ def cross_entropy(
         raise ValueError(
             f"cross_entropy: expected label_smoothing in [0, 1], got {label_smoothing}"
         )
+    label_smoothing = float(label_smoothing)
     # Labels are integers, class probabilities floating-point: the type tells which is meant.
     if is_floating(target.dtype):
         return _soft(input, target, weight, reduction, label_smoothing)
@@ -109,7 +110,7 @@ def cross_entropy(
         target,
         *_optional(weight),
         ignore_index=int(ignore_index),
-        label_smoothing=float(label_smoothing),
+        label_smoothing=label_smoothing,
         reduction=reduction,
     )
     return loss

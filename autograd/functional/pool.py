@@ -10,6 +10,7 @@ from functools import lru_cache
 from math import prod
 from typing import Literal, overload
 
+from ..dtypes import plain
 from ..ops import adaptive
 from ..ops import pool as ops
 from ..ops.conv import Padding, Pair
@@ -256,6 +257,7 @@ def lp_pool(
     ceil_mode: bool, averaged: Callable[..., Tensor],
 ) -> Tensor:  # fmt: skip
     """Return the p-norm of each window, from means by `averaged`, a pooling of so many axes."""
+    p = plain(p)
     if not p:
         raise ValueError(f"{name}: expected a norm_type other than 0, got {p}")
     taps = prod(sizes(f"{name}: kernel_size", kernel_size, axes, 1))

@@ -255,7 +255,7 @@ def isfinite(input: Tensor) -> Tensor:
 
 def _truth(x: Operand) -> Tensor:
     """Return where x is not 0."""
-    if isinstance(x, bool | int | float):
+    if isinstance(x, bool | int | float | np.generic):
         return cast("Tensor", sh.full(shape=(), dtype=BOOL, value=bool(x)))
     return cast("Tensor", cp.ne(x, sh.full(shape=(), dtype=x.dtype, value=0)))
 

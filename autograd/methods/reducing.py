@@ -12,7 +12,7 @@ from typing import Any as Either
 
 import numpy.typing as npt
 
-from ..dtypes import INT64
+from ..dtypes import INT64, plain
 from ..ops import activation, gather, reduce, scan
 from ..ops import compare as cp
 from ..ops import elementwise as el
@@ -95,6 +95,7 @@ def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
     another tensor in place of the axis, the larger of each pair. See also `amax`."""
     if dim is None:
         return amax(input)
+    dim = plain(dim)
     if not isinstance(dim, int):
         return el.maximum(input, dim)
     return _chosen("max", reduce.argmax, input, dim, keepdim)
@@ -106,6 +107,7 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
     another tensor in place of the axis, the smaller of each pair. See also `amin`."""
     if dim is None:
         return amin(input)
+    dim = plain(dim)
     if not isinstance(dim, int):
         return el.minimum(input, dim)
     return _chosen("min", reduce.argmin, input, dim, keepdim)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from ..dtypes import BOOL, INT64, is_floating, is_integer
+from ..dtypes import BOOL, INT64, is_floating, is_integer, plain
 from ..indexing import select
 from ..ops import compare as cp
 from ..ops import elementwise as el
@@ -86,6 +86,7 @@ class Selecting:
 
     def _source(self, src: Tensor | float, index: Tensor) -> Any:
         """Return a number as an array, or the part of a tensor that belongs to positions."""
+        src = plain(src)
         if isinstance(src, bool | int | float):
             return self._number("scatter", src)
         if len(src.shape) != len(index.shape) or src.shape == index.shape:
@@ -118,6 +119,7 @@ class Selecting:
         """Return `value` where the mask holds, else the elements; both broadcast.
 
         TypeError for a mask that holds no truth values."""
+        value = plain(value)
         number = isinstance(value, bool | int | float)
         return el.where(
             _truths("masked_fill", mask),
@@ -250,6 +252,7 @@ class Selecting:
         `output_size`, need not be given."""
         x = sh.reshape(self, shape=(prod(self.shape),)) if dim is None else self._me
         axis = sh.axis_of("repeat_interleave", dim or 0, len(x.shape))
+        repeats = plain(repeats)
         if isinstance(repeats, int):
             each = x.unsqueeze(axis + 1)
             wide = (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :])

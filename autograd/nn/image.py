@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ..dtypes import plain
 from ..functional.arrange import pad
 from ..functional.conv import Sizes
 from ..functional.image import (
@@ -173,7 +174,7 @@ class _Pad(Module):
 
     def __init__(self, padding: int | Sequence[int]) -> None:
         widths = integers((padding,))
-        self.padding = widths * (2 * self.axes) if isinstance(padding, int) else widths
+        self.padding = widths * (2 * self.axes) if isinstance(plain(padding), int) else widths
         if len(self.padding) != 2 * self.axes:
             raise ValueError(
                 f"{type(self).__name__}: expected one width or {2 * self.axes}, got {padding}"

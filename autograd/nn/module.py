@@ -12,7 +12,7 @@ from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
 from ..device import Device, check_device, target_type
-from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating
+from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating, plain
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
@@ -318,7 +318,7 @@ class Module(Hooked):
     def extra_repr(self) -> str:
         """Return what repr() shows in brackets before the children: by default the attributes in
         `shown`, and where there are any, options that differ from the constructor's defaults."""
-        options = {name: getattr(self, name) for name in self.shown}
+        options = {name: plain(getattr(self, name)) for name in self.shown}
         if options:
             options |= unusual_options(self, self.shown)
         return ", ".join(f"{name}={value!r}" for name, value in options.items())

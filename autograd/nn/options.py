@@ -6,13 +6,15 @@ from collections.abc import Container
 from inspect import signature
 from typing import Any
 
+from ..dtypes import plain
+
 
 def unusual_options(layer: Any, shown: Container[str]) -> dict[str, Any]:
     """Return attributes, other than those `shown` anyway, that are options of a layer's constructor
     and not its defaults."""
     found = {}
     for name, option in signature(type(layer)).parameters.items():
-        usual, value = option.default, getattr(layer, name, option.default)
+        usual, value = option.default, plain(getattr(layer, name, option.default))
         if name in shown or usual is option.empty:
             continue
         if isinstance(usual, bool):

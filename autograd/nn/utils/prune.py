@@ -153,7 +153,7 @@ def _numbers(what: str, module: Module, name: str) -> tuple[NDArray, NDArray]:
 
 def _keep(what: str, scores: NDArray, amount: float) -> NDArray:
     """Return which of the scored remain. ValueError for more than there are, or no share."""
-    share = isinstance(amount, float)
+    share = isinstance(amount, float | np.floating)
     if not 0 <= amount <= (1 if share else len(scores)):
         most = "a share in [0, 1]" if share else f"0 to {len(scores)}"
         raise ValueError(f"{what}: expected an amount of {most}, got {amount}")

@@ -261,69 +261,31 @@ def test_shapes_alone_give_the_same_ledger(
     assert ledgers[0] == ledgers[1]
 
 
-LOSSES: list[tuple[str, dict[str, Any]]] = [
-    ("CrossEntropyLoss", {}),
-    ("CrossEntropyLoss", {"weight": 3, "ignore_index": 1, "label_smoothing": 0.1}),
-    ("CrossEntropyLoss", {"reduction": "none"}),
-    ("NLLLoss", {}),
-    ("NLLLoss", {"weight": 3, "ignore_index": 1, "reduction": "sum"}),
-    ("MSELoss", {"reduction": "sum"}),
-    ("BCELoss", {}),
-    ("BCELoss", {"weight": 3}),
-    ("BCEWithLogitsLoss", {"weight": 3, "pos_weight": 3, "reduction": "none"}),
-    ("L1Loss", {}),
-    ("HuberLoss", {"reduction": "sum", "delta": 0.2}),
-    ("SmoothL1Loss", {"beta": 0.2}),
-    ("KLDivLoss", {"reduction": "batchmean", "log_target": True}),
-    ("PoissonNLLLoss", {"log_input": False, "full": True, "eps": 0.1}),
-    ("SoftMarginLoss", {"reduction": "none"}),
-    ("HingeEmbeddingLoss", {"margin": 0.3}),
-    ("MultiMarginLoss", {"p": 2, "margin": 0.3, "weight": 3}),
-    ("GaussianNLLLoss", {"full": True, "reduction": "none"}),
-    ("MarginRankingLoss", {"margin": 0.3}),
-    ("CosineEmbeddingLoss", {"margin": 0.3}),
-    ("TripletMarginLoss", {"margin": 0.3, "p": 1.0, "swap": True}),
-]
-LABELLED = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
-THIRD = ("GaussianNLLLoss", "MarginRankingLoss", "CosineEmbeddingLoss", "TripletMarginLoss")
+def numpy_numbers(value: Any) -> Any:
+    """Return options with NumPy's numbers in the place of Python's."""
+    if type(value) in (tuple, list):
+        return type(value)(map(numpy_numbers, value))
+    kinds = {int: np.int64, float: np.float64}
+    return kinds[type(value)](value) if type(value) in kinds else value
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize(("name", "options"), LOSSES, ids=lambda v: str(v)[:50])
-def test_losses(name: str, options: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    rng = np.random.default_rng(4)
-    x, target = rng.random((5, 3)), rng.random((5, 3))
-    given = [x, target.argmax(1) if name in LABELLED else target]
-    if name in THIRD:
-        given.append(np.array([1, -1, 1, 1, -1]) if name[0] in "C" else rng.random((5, 3)))
-    arrays = {k: rng.random(v) for k, v in options.items() if k in ("weight", "pos_weight")}
-    ours = getattr(nn, name)(**options | {k: ag.tensor(v) for k, v in arrays.items()})
-    theirs = getattr(torch.nn, name)(**options | {k: torch.tensor(v) for k, v in arrays.items()})
-    y, t = ours(*map(ag.tensor, given)), theirs(*map(torch.tensor, given))
-    np.testing.assert_allclose(y.numpy(), t.numpy(), rtol=1e-12)
-    assert [*ours.state_dict()] == [*theirs.state_dict()]
-    with pytest.raises(
-        ValueError, match=rf"^{name}: expected reduction in \('mean', 'sum', 'none'.*\), got 'meen'"
-    ):
-        getattr(nn, name)(reduction="meen")
-
-
-@pytest.mark.parity
-def test_other_measures() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    rng = np.random.default_rng(4)
-    x, z = rng.random((5, 3)), rng.random((5, 3))
-    rows = np.array([[1, 2], [2, 2]]), np.array([4, 4]), np.array([2, 1])
-    scores = np.log(rng.dirichlet(np.ones(3), (4, 2)))
-    for name, options, given in (
-        ("CosineSimilarity", {"dim": 0}, (x, z)),
-        ("PairwiseDistance", {"p": 1.0, "keepdim": True}, (x, z)),
-        ("CTCLoss", {"blank": 0, "reduction": "sum"}, (scores, *rows)),
-    ):
-        y = getattr(nn, name)(**options)(*map(ag.tensor, given))
-        t = getattr(torch.nn, name)(**options)(*map(torch.tensor, given))
-        np.testing.assert_allclose(y.numpy(), t.numpy(), rtol=1e-12, err_msg=name)
+@each_row
+def test_options_may_be_numpy_numbers(
+    name: str, options: dict[str, Any], shape: tuple[int, ...], backend: str
+) -> None:
+    numbers, found = np.random.default_rng(2).standard_normal(shape).astype(np.float32), []
+    for given in ({k: numpy_numbers(v) for k, v in options.items()}, options):
+        ag.manual_seed(3)
+        layer = getattr(nn, name)(**given)
+        x = ag.tensor(numbers, requires_grad=True)
+        results = flat(layer(x))
+        sum((y * y).sum() for y in results if y.requires_grad).backward()
+        grads = [p.grad for p in (x, *layer.parameters())]
+        found.append((str(layer), [t.numpy() for t in (*results, *grads)]))
+    assert found[0][0] == found[1][0]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parity
