@@ -37,9 +37,10 @@ AXES = {"conv2d": 4, "linear": 2}  # of results whose second axis is that of the
 class Uses(PassiveObserver):
     """Observes what layers read, and who reads their results.
 
-    `range` has the smallest and the largest number that a layer read. `readers` are those of a
-    layer's results, `sources` the layers whose results a batch norm reads; None is anything else.
-    `unpaired` counts calls of primitives on a module's numbers less those of the module."""
+    `range` has the smallest and the largest number that a layer read, if it read any. `readers` are
+    those of a layer's results, `sources` the layers whose results a batch norm reads; None is
+    anything else. `unpaired` counts calls of primitives on a module's numbers less those of the
+    module."""
 
     def __init__(self, model: Module, ledger: Ledger) -> None:
         super().__init__(ledger)
@@ -99,11 +100,12 @@ class Uses(PassiveObserver):
 
     def _computed(self, layer: Layer, x: Array, y: Array, axes: int) -> None:
         """Observe what a layer made of its input."""
-        low, high = self.range.get(layer, (inf, -inf))
-        if x.has_numbers and x.spec.size:
-            low = float(np.minimum(x.value.min(), low))
-            high = float(np.maximum(x.value.max(), high))
-        self.range[layer] = low, high
+        if x.spec.size:
+            low, high = self.range.get(layer, (inf, -inf))
+            if x.has_numbers:
+                low = float(np.minimum(x.value.min(), low))
+                high = float(np.maximum(x.value.max(), high))
+            self.range[layer] = low, high
         if len(y.shape) == axes:
             self.alive[y.storage] = layer, False
 
@@ -169,7 +171,8 @@ def quantize(model: Module, batches: Iterable[Batch]) -> Module:
 
     Conv2d, Conv1d and Linear become QuantizedConv2d and QuantizedLinear, whose products are exact;
     batch norms right after them are folded into their weights and become Identity. Everything else
-    computes as before. Weights have a symmetric scale for each filter, inputs one for each layer,
+    computes as before, also layers that the batches do not reach, or with empty inputs alone.
+    Weights have a symmetric scale for each filter, inputs one for each layer,
     from the largest magnitude in `batches`; inputs without negative numbers there are unsigned. A
     batch is the model's input, or a tuple of its inputs.
 
@@ -257,7 +260,7 @@ def _integer_form(name: str, layer: Layer, norm: BatchNorm | None, uses: Uses) -
     if norm is not None:
         weight, bias = _fold(weight, bias, norm)
     low, high = uses.range[layer]
-    if low == inf:  # no numbers: there are shapes alone
+    if low > high:  # there are shapes alone
         low, high = -1.0, 1.0
     largest = Tensor(array(np.asarray(max(-low, high)), weight.dtype))
     for what, top in (("weights", weight.abs().max()), ("inputs", largest)):

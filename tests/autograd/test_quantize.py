@@ -267,6 +267,22 @@ def test_a_layer_in_two_places_and_one_whose_weights_are_read() -> None:
     assert isinstance(quantized[6], Beside) and type(quantized[6].fc) is nn.Linear
 
 
+class Rest(nn.Module):
+    """A layer of the rows from `first` on, beside one of all rows."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.all, self.some = first, nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: ag.Tensor) -> ag.Tensor:
+        return ag.concat([self.all(x), self.some(x[self.first :])])
+
+
+def test_a_layer_without_numbers_stays_as_it_is() -> None:
+    for first, kind in ((4, nn.Linear), (3, nn.QuantizedLinear)):
+        quantized = ag.quantize(Rest(first), [images(2, 3), images(4, 3)])
+        assert type(quantized.all) is nn.QuantizedLinear and type(quantized.some) is kind
+
+
 class Aliased(nn.Module):
     """A layer that is called by another reference than the attribute that holds it."""
 
@@ -285,6 +301,9 @@ class Aliased(nn.Module):
         (nn.ReLU(), [images(2, 3)], "expected a model with a Conv2d, Conv1d or Linear of float32"),
         (nn.Linear(3, 2), [images(0, 3)], r"expected batches with numbers, got \(0, 3\)"),
         (nn.Linear(3, 2), [images(2, 3), images(2, 3) * np.nan], ": expected finite inputs, got"),
+        (nn.Linear(3, 2), [images(2, 3) / 0], ": expected finite inputs, got"),
+        (nn.Linear(3, 2), [abs(images(2, 3)) / 0], ": expected finite inputs, got inf"),
+        (nn.Linear(3, 2), [-abs(images(2, 3)) / 0], ": expected finite inputs, got inf"),
         (nn.Sequential(nn.Linear(3, 2).apply(lambda m: nn.init.constant_(m.weight, np.inf))),
          [images(2, 3)], "0: expected finite weights, got inf"),
         (Aliased(), [images(2, 3)], "fc: expected calls as a child of a module alone, got"),
