@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....dtypes import computed_in, is_narrow
+from . import pairs
 from .bfloat import HALF_BFLOATS
 from .isa.targets import Target
 from .vectors import Variable, Vector
@@ -214,9 +215,17 @@ class KernelBuilder:
     def bits(self, pointer: Any, count: Integer) -> Any:
         """Return the first `count` numbers at an address as they lie in memory, zeros behind."""
         kind = ir.VectorType(self.cell, self.lanes)
+        if isinstance(count, int) and self.by_pairs:
+            return pairs.load(self, pointer, count, kind)
         rest = ir.Constant(kind, [0 if self.cell is I16 else 0.0] * self.lanes)
         values = [pointer, I32(self.stored.itemsize), self.mask(count), rest]
         return self._call(f"llvm.masked.load.{self._suffix(self.cell)}.p0", kind, values)
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether parts of vectors are read and written as pairs of numbers, and what is left: only
+        vectors of 512 bits can mask 16 bits, and LLVM goes through them one by one otherwise."""
+        return self.cell is I16 and self.target.bits < 512
 
     def _chunks(self, count: int) -> Iterator[tuple[int, Any]]:
         """Cut so many numbers into vectors of bytes: where each begins, and its type."""
@@ -255,6 +264,9 @@ class KernelBuilder:
         numbers, size = self._narrowed(value.value), self.stored.itemsize
         if count is None or (isinstance(count, int) and count >= self.lanes):
             self.builder.store(numbers, pointer, align=size)
+            return
+        if isinstance(count, int) and self.by_pairs:
+            pairs.store(self, numbers, pointer, count)
             return
         name = f"llvm.masked.store.{self._suffix(self.cell)}.p0"
         self._call(name, ir.VoidType(), [numbers, pointer, I32(size), self.mask(count)])
@@ -318,6 +330,22 @@ class KernelBuilder:
         first = self.builder.insert_element(ir.Constant(wide, ir.Undefined), number, I32(0))
         zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, ir.Constant(wide, ir.Undefined), zeros)
+
+    def settled(self, values: Sequence[Vector]) -> list[Vector]:
+        """Return vectors that LLVM computes all before what follows, where numbers are rounded by
+        many instructions: it would finish one sum after the other otherwise, and run out of
+        registers for their common factors."""
+        if not self.by_pairs:
+            return [*values]
+        kinds = [self.wide] * len(values)
+        asm = ir.InlineAsm(
+            ir.FunctionType(ir.LiteralStructType(kinds), kinds),
+            "",
+            ",".join(["=x"] * len(values) + [*map(str, range(len(values)))]),
+            True,
+        )
+        together = self.builder.call(asm, [v.value for v in values])
+        return [Vector(self, self.builder.extract_value(together, i)) for i in range(len(values))]
 
     def fma(self, a: Vector | float, b: Vector | float, c: Vector | float) -> Vector:
         """Return a b + c, rounded once where the target has such an instruction."""

@@ -209,8 +209,10 @@ class _GroupWriter:
         for start in range(0, len(c.taps), self.tile.taps):
             taps = c.taps[start : start + self.tile.taps]
             self._taps(taps, x, weights, sums, counts, size)
+        values = [total.get() for total in sums.values()]
+        totals = dict(zip(sums, k.settled(values) if c.results <= k.lanes else values, strict=True))
         for v, count in enumerate(counts):
-            finished = self._finish({p: sums[p, v].get() for p in pixels}, n, h, w, o, v, count)
+            finished = self._finish({p: totals[p, v] for p in pixels}, n, h, w, o, v, count)
             for (a, b), value in finished.items():
                 k.store(value, k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), count)
 

@@ -12,7 +12,10 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 from tallygrad.autograd.array import Spec
 from tallygrad.autograd.backends.llvm.compiler import mathematics
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.compiler.jit import build
+from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
 from tallygrad.autograd.backends.llvm.registry import find
+from tallygrad.autograd.backends.llvm.runtime.layout import address
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
 from tallygrad.autograd.ops import activation, elementwise, reduce
 from tallygrad.autograd.primitive import Primitive
@@ -82,3 +85,19 @@ def test_exponentials_of_bfloat16(target: targets.Target) -> None:
     wanted = np.exp(x.astype("f8")).astype("f4").astype(bfloat16())
     assert (got != wanted).mean() < 0.005
     np.testing.assert_allclose(got.astype("f4"), wanted.astype("f4"), rtol=2**-7)
+
+
+def partial_copy(target: targets.Target, count: int) -> KernelBuilder:
+    """Return a kernel that copies the first numbers of a vector."""
+    k = KernelBuilder(target, bfloat16(), ("x", "y"))
+    x, y = k.arguments
+    k.store(k.load(x, count), y, count)
+    return k
+
+
+def test_parts_of_vectors_touch_nothing_else(target: targets.Target) -> None:
+    for count in range(1, target.lanes(bfloat16())):
+        x = np.arange(1, 33, dtype="f4").astype(bfloat16())
+        y = np.full(32, -1, bfloat16())
+        build(partial_copy, target, count)(*(address(a) for a in (x, y)))
+        assert y.tolist() == [*range(1, count + 1), *[-1] * (32 - count)]
