@@ -265,7 +265,8 @@ def _integer_form(name: str, layer: Layer, norm: BatchNorm | None, uses: Uses) -
     largest = Tensor(array(np.asarray(max(-low, high)), weight.dtype))
     for what, top in (("weights", weight.abs().max()), ("inputs", largest)):
         if top.array.has_numbers and not isfinite(float(top.item())):
-            raise ValueError(f"quantize: {name}: expected finite {what}, got {top.item()}")
+            said = name or type(layer).__name__
+            raise ValueError(f"quantize: {said}: expected finite {what}, got {top.item()}")
     numbers = weight, bias, scale_of(largest, signed=low < 0), low < 0
     if isinstance(layer, Conv2d):
         return QuantizedConv2d(layer, *numbers)

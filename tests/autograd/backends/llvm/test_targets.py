@@ -52,10 +52,11 @@ def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="Linux on x86-64 is asked"
 )
+@pytest.mark.parametrize(("vnni", "instead"), [(True, "AVX512-VNNI"), (False, "NumPy")])
 def test_a_refusal_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vnni: bool, instead: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = dict.fromkeys(amx.FEATURES, True)
+    known = {**dict.fromkeys(amx.FEATURES, True), "avx512vnni": vnni}
     monkeypatch.setattr(amx.llvm, "get_host_cpu_features", lambda: known)
     monkeypatch.setattr(amx, "_request", lambda: 95)
     amx.permitted.cache_clear()
@@ -63,4 +64,7 @@ def test_a_refusal_is_one_line(
         assert not amx.permitted() and not amx.permitted()
     finally:
         amx.permitted.cache_clear()
-    assert capsys.readouterr().err == "tallygrad: not using AMX: Operation not supported\n"
+    assert capsys.readouterr().err == (
+        "tallygrad: not using AMX: Operation not supported; bfloat16 is computed in float32, int8 "
+        f"with {instead}\n"
+    )

@@ -20,7 +20,7 @@ ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64
 @cache
 def permitted() -> bool:
     """Ask for the registers, once a process: tell whether it has them now, in all its threads. A
-    line says so where the processor has them and the system refuses."""
+    line says so where the processor has them and the system refuses, and what is used instead."""
     known = llvm.get_host_cpu_features()
     if not all(known.get(name, False) for name in FEATURES):
         return False
@@ -28,7 +28,13 @@ def permitted() -> bool:
         return False
     refused = _request()
     if refused:
-        print(f"tallygrad: not using AMX: {os.strerror(refused)}", file=sys.stderr, flush=True)
+        instead = "AVX512-VNNI" if known.get("avx512vnni", False) else "NumPy"
+        print(
+            f"tallygrad: not using AMX: {os.strerror(refused)}; bfloat16 is computed in float32, "
+            f"int8 with {instead}",
+            file=sys.stderr,
+            flush=True,
+        )
     return not refused
 
 
