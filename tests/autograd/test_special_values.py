@@ -334,3 +334,27 @@ def test_windows_of_zeros_have_no_gradient(axes: int, p: float) -> None:
     x = leaf(np.zeros((1, 1, *[2] * axes)))
     y = getattr(ag, f"lp_pool{axes}d")(x, p, 2)
     assert not y.numpy().any() and not gradient(y, x).any()
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_weight_that_is_no_number_spreads_to_its_channel_alone(
+    channels: int, padding: int
+) -> None:
+    """To all results that depend on it, and by padding of x to the others at the border."""
+    x, w = leaf(np.ones((2, channels, 6, 6))), np.ones((channels, channels, 3, 3))
+    w[1, 2, 0, 0] = nan
+    y = ag.conv2d(x, ag.tensor(w.astype(np.float32)), padding=padding)
+    found = np.isnan(y.numpy())
+    assert found[:, 1].all() and found.sum() == found[:, 1].size
+    found, seen = np.isnan(gradient(y, x)), 4 + padding  # pixels along an axis that see the weight
+    assert found[:, 2, :seen, :seen].all() and found.sum() == found[:, 2].sum()
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_a_gradient_that_is_no_number_spreads_to_its_filter_alone(channels: int) -> None:
+    x, w = ag.ones(2, channels, 6, 6), leaf(np.ones((channels, channels, 3, 3)))
+    dy = np.ones((2, channels, 6, 6))
+    dy[0, 1, 0, 0] = nan
+    found = np.isnan(gradient(ag.conv2d(x, w, padding=1), w, dy))
+    assert found[1].all() and found.sum() == found[1].size
