@@ -19,6 +19,7 @@ OTHERS = {
     "accuracy": "the test accuracy in float32 and in bf16, over several seeds",
     "gradients": "the gradients of a run in bf16 beside float32",
     "int8": "inference in int8 beside float32",
+    "parts": "errors of products of float32 as sums of bfloat16 parts",
     "operations": "the results and gradients of operations beside torch's",
     "optimizers": "the weights and the times of updates beside torch's",
     "exchange": "the exchange of gradients beside a bare Allreduce (under mpirun)",
