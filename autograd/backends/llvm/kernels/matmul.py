@@ -10,6 +10,9 @@ one broadcast number of a: `plans/linear.tile` chooses rows and vectors so that 
   of them, panels are gone through within some rows of b (`Order.INNER`), or several copied panels
   within each tile of rows (`Order.ROWS`), which stay in the second-level cache.
 - `y_turned` computes the transpose: sums go to scratch memory, and are transposed panel by panel.
+- Matrices of bfloat16 (`narrow`) are widened once for each time that they pass: b where panels are
+  copied, a block by block of rows before the loop over the inner axis. y is rounded when it is
+  written, so its sums must be complete by then.
 """
 
 from __future__ import annotations
@@ -17,13 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from ....dtypes import bfloat16
+from ..compiler.bfloat import halves
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, pieces
+from ..compiler.language import Integer, KernelBuilder, Term, pieces
 from ..compiler.transpose import columns_of, turn
 from ..compiler.vectors import Variable, Vector
 from .epilogue import NOTHING, Epilogue, Tail
+
+Numbers: TypeAlias = tuple[Any, tuple[Term, ...], int]
 
 
 class MatrixProduct(NamedTuple):
@@ -39,6 +46,7 @@ class MatrixProduct(NamedTuple):
     y_turned: bool = False  # y lies column by column
     height: int = 0  # all rows of a y that is turned
     biased: bool = False  # y starts from numbers along the axis that lies in vectors at the end
+    narrow: str = ""  # which of a, b, y lie in bfloat16; with "+", which stands for it, the bias
 
 
 class Order(Enum):
@@ -63,9 +71,20 @@ class MatmulTile(NamedTuple):
 
 def room(p: MatrixProduct, tile: MatmulTile, lanes: int, rows: int) -> int:
     """Return how many numbers of scratch memory `multiply` needs for so many rows: the copied
-    panels, and the sums of one panel where y is turned."""
+    panels, the sums of one panel where y is turned, and a block of a that is widened."""
     width = tile.vectors * lanes
-    return width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
+    panels = width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
+    return panels + _block(p, tile, lanes)
+
+
+def _half(p: MatrixProduct, tile: MatmulTile, lanes: int) -> int:
+    """Return how much room every second number of a row takes in a block of a that is widened."""
+    return -(-min(tile.depth, p.inner) // (2 * lanes)) * lanes
+
+
+def _block(p: MatrixProduct, tile: MatmulTile, lanes: int) -> int:
+    """Return how many numbers a block of a that is widened has."""
+    return tile.rows * 2 * _half(p, tile, lanes) if "a" in p.narrow else 0
 
 
 class _MatmulWriter:
@@ -76,12 +95,15 @@ class _MatmulWriter:
         self, k: KernelBuilder, p: MatrixProduct, tile: MatmulTile, epilogue: Epilogue
     ) -> None:
         self.k, self.p, self.t = k, p, tile
-        self.a, self.b, self.bias, self.y, self.room, *more = k.arguments[:-4]
+        self.a, self.b, self.bias, self.y, room, *more = k.arguments[:-4]
         self.tiles, self.tail = k.arguments[-4:-2]
         channels = p.height if p.y_turned else p.columns
         # All of y is one image.
         self.after = Tail(k, epilogue, more, 0, channels) if any(epilogue) else None
         self.width = tile.vectors * k.lanes
+        self.of = {name: k.on(bfloat16()) if name in p.narrow else k for name in "ab+y"}
+        self.block, self.half = room, _half(p, tile, k.lanes)
+        self.room = k.at(room, _block(p, tile, k.lanes))
         # Behind the copied panel; used only where y is turned.
         self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
 
@@ -167,7 +189,7 @@ class _MatmulWriter:
 
             with k.loop(some) as i:
                 start, slot = at(i)
-                self._copy(k.at(self.b, start), depth, counts, k.at(self.room, slot))
+                self._copy(self.of["b"].at(self.b, start), depth, counts, k.at(self.room, slot))
 
             def body(row: Integer, rows: int, ahead: Any) -> None:
                 with k.loop(some) as i:
@@ -191,27 +213,28 @@ class _MatmulWriter:
         self, start: Integer, inner: Integer, depth: int, counts: list[int]
     ) -> tuple[Any, int]:
         """Return where the panel of b is, and how far apart its rows are."""
-        k, p = self.k, self.p
+        k, p, stored = self.k, self.p, self.of["b"]
         if p.turned:
             for v, n in enumerate(counts):
                 for first, times, size in pieces(depth, k.lanes):
                     with k.loop(times) as i:
                         index = k.sum((i, k.lanes), first)
-                        begin = k.at(self.b, (start, p.inner), inner, index, v * k.lanes * p.inner)
+                        far = index, v * k.lanes * p.inner
+                        begin = stored.at(self.b, (start, p.inner), inner, *far)
                         to = k.at(self.room, (index, self.width), v * k.lanes)
                         self._turned(begin, n, size, to)
             return self.room, self.width
-        begin = k.at(self.b, (inner, p.columns), start)
+        begin = stored.at(self.b, (inner, p.columns), start)
         if not self.t.copied:
             return begin, p.columns
         self._copy(begin, depth, counts, self.room)
         return self.room, self.width
 
     def _copy(self, begin: Any, depth: int, counts: list[int], to: Any) -> None:
-        k = self.k
+        k, stored = self.k, self.of["b"]
         with k.loop(depth) as i:
             for v, n in enumerate(counts):
-                value = k.load(k.at(begin, (i, self.p.columns), v * k.lanes), n)
+                value = stored.load(stored.at(begin, (i, self.p.columns), v * k.lanes), n)
                 k.store(value, k.at(to, (i, self.width), v * k.lanes))
 
     def _ahead(self, tile: Integer, start: Integer, inner: Integer) -> Any:
@@ -222,10 +245,11 @@ class _MatmulWriter:
         k = self.k
         # One vector of the next panel for each tile; later tiles ask for the last again.
         vector = k.least(tile, self.t.vectors - 1)
-        return k.at(self.b, (inner, self.p.columns), start, (vector, k.lanes), self.width)
+        far = (vector, k.lanes), self.width
+        return self.of["b"].at(self.b, (inner, self.p.columns), start, *far)
 
     def _turned(self, begin: Any, rows: int, size: int, to: Any) -> None:
-        for i, value in enumerate(columns_of(self.k, begin, self.p.inner, rows, size)):
+        for i, value in enumerate(columns_of(self.of["b"], begin, self.p.inner, rows, size)):
             self.k.store(value, self.k.at(to, i * self.width))
 
     def _tile(
@@ -237,52 +261,77 @@ class _MatmulWriter:
         k, (along, down) = self.k, self.p.steps
         row, start, inner = at
         sums = [[k.variable() for _ in counts] for _ in range(rows)]
+        stored = k if self.p.y_turned else self.of["y"]
         addresses = self._addresses(row, start, rows, len(counts))
         self._start(sums, counts, start, inner)
-        left = k.at(self.a, (row, along), (inner, down))
+        left = self.of["a"].at(self.a, (row, along), (inner, down))
+        if "a" in self.p.narrow:
+            self._widen(left, rows, depth)
         for first, times, size in pieces(depth, self.t.unroll):
             with k.loop(times) as i:
                 index = k.sum((i, self.t.unroll), first)
                 for u in range(size):
-                    self._step(sums, counts, left, source, step, (index, u), ahead)
+                    if "a" in self.p.narrow:
+                        numbers = self.block, (i, first // 2 + u * self.half), 2 * self.half
+                    else:
+                        numbers = left, ((index, down), u * down), along
+                    self._step(sums, counts, numbers, source, step, (index, u), ahead)
         self._add_before(sums, addresses, counts, inner)
         values = [[total.get() for total in line] for line in sums]
         if last and self.after is not None and not self.p.y_turned:
             self._follow(self.after, values, row, start, counts)
         for line, to in zip(values, addresses, strict=True):
             for value, at_y, n in zip(line, to, counts, strict=True):
-                k.store(value, at_y, n)
+                stored.store(value, at_y, n)
+
+    def _widen(self, begin: Any, rows: int, depth: int) -> None:
+        """Widen a block of a, whose rows have their numbers side by side: for each row the first,
+        third .. number, then the others, which needs no shuffles, and suits two steps in a turn of
+        the loop."""
+        k, (along, _) = self.k, self.p.steps
+        for first, times, size in pieces(depth, 2 * k.lanes):
+            with k.loop(times) as i:
+                for r in range(rows):
+                    at = self.of["a"].at(begin, (i, 2 * k.lanes), first + r * along)
+                    for u, half in enumerate(halves(self.of["a"], at, size)):
+                        to = (i, k.lanes), first // 2 + (2 * r + u) * self.half
+                        k.store(half, k.at(self.block, *to))
 
     def _addresses(self, row: Integer, start: Integer, rows: int, vectors: int) -> list[list[Any]]:
         """Return where each vector of a tile's sums goes: in y, or where y is turned, in scratch
         memory, from which `_finish` turns a whole panel."""
         k = self.k
-        begin, length = (
-            (self.sums, self.width) if self.p.y_turned else (k.at(self.y, start), self.p.columns)
-        )
+        begin, length = self.sums, self.width
+        if not self.p.y_turned:
+            k = self.of["y"]
+            begin, length = k.at(self.y, start), self.p.columns
         return [
             [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(vectors)]
             for r in range(rows)
         ]
 
     def _step(
-        self, sums: list[list[Variable]], counts: list[int], left: Any, source: Any, step: int,
-        at: tuple[Integer, int], ahead: Any,
+        self, sums: list[list[Variable]], counts: list[int], numbers: Numbers, source: Any,
+        step: int, at: tuple[Integer, int], ahead: Any,
     ) -> None:  # fmt: skip
         """Add the products of one place of the inner axis, `at` a turn of the loop and a place in
-        it."""
-        (index, u), k, (along, down) = at, self.k, self.p.steps
+        it. `numbers` are those of a: a pointer, terms that lead to the first row's, and how far
+        apart rows are."""
+        (index, u), k, (left, terms, apart) = at, self.k, numbers
         if ahead is not None:
-            to = k.at(ahead, (index, self.p.columns), u * self.p.columns)
+            to = self.of["b"].at(ahead, (index, self.p.columns), u * self.p.columns)
             k.prefetch(to, near=2)
         # A copied panel is filled up with zeros: whole vectors may be read.
         whole = self.t.copied or self.p.turned
+        stored = k if whole else self.of["b"]
         beside = [
-            k.load(k.at(source, (index, step), u * step + v * k.lanes), None if whole else n)
+            stored.load(
+                stored.at(source, (index, step), u * step + v * k.lanes), None if whole else n
+            )
             for v, n in enumerate(counts)
         ]
         for r, line in enumerate(sums):
-            x = k.broadcast(k.at(left, (index, down), u * down + r * along))
+            x = k.broadcast(k.at(left, *terms, r * apart))
             for total, w in zip(line, beside, strict=True):
                 total.set(k.fma(x, w, total.get()))
 
@@ -309,7 +358,8 @@ class _MatmulWriter:
         if self.p.biased and not self.p.y_turned:
             with k.where(k.builder.not_(k.positive(inner))):
                 for v, n in enumerate(counts):
-                    value = k.load(k.at(self.bias, start, v * k.lanes), n)
+                    bias = self.of["+"]
+                    value = bias.load(bias.at(self.bias, start, v * k.lanes), n)
                     for line in sums:
                         line[v].set(value)
 
@@ -328,16 +378,16 @@ class _MatmulWriter:
 
     def _finish(self, start: Integer, counts: list[int]) -> None:
         """Write the sums of a panel into a y that is turned."""
-        k, p = self.k, self.p
+        k, p, y, stored = self.k, self.p, self.of["y"], self.of["+"]
         rows = k.sum((self.tiles, self.t.rows), (self.tail, p.rest))
         with k.loop(k.builder.udiv(k.sum(rows, k.lanes - 1), k.integer(k.lanes))) as i:
             row = k.times(i, k.lanes)
             some = k.builder.sub(rows, row)
-            bias = k.load(k.at(self.bias, row), some) if p.biased else None
+            bias = stored.load(stored.at(self.bias, row), some) if p.biased else None
             for v, n in enumerate(counts):
                 begin = k.at(self.sums, (row, self.width), v * k.lanes)
                 lines = [k.load(k.at(begin, r * self.width)) for r in range(k.lanes)]
-                to = k.at(self.y, (start, p.height), row, v * k.lanes * p.height)
+                to = y.at(self.y, (start, p.height), row, v * k.lanes * p.height)
                 values = {(0, j): value for j, value in enumerate(turn(k, lines)[:n])}
                 if bias is not None:
                     values = {pixel: value + bias for pixel, value in values.items()}
@@ -350,7 +400,7 @@ class _MatmulWriter:
                         values, 0, terms, lambda q: q[1] * p.height, row, some, begins
                     )
                 for (_, j), value in values.items():
-                    k.store(value, k.at(to, j * p.height), some)
+                    y.store(value, y.at(to, j * p.height), some)
 
 
 def multiply(

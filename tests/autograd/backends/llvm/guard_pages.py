@@ -24,7 +24,7 @@ from tallygrad.autograd.backends import llvm
 from tallygrad.autograd.backends.llvm import fusion
 from tallygrad.autograd.backends.llvm.kernels.epilogue import IMAGES, TOTALS, Epilogue
 from tallygrad.autograd.backends.llvm.plans import conv_winograd
-from tallygrad.autograd.backends.llvm.plans.linear import linear
+from tallygrad.autograd.backends.llvm.plans.linear import linear, matmul
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 from tallygrad.autograd.dtypes import computed_in, is_floating
@@ -207,9 +207,11 @@ def integers(*arrays: Any) -> Any:
 
 
 def products(backend: str, dtype: str) -> None:
-    """Let products do what follows, all at once: of many rows, and of so few that y is turned."""
+    """Let products do what follows, all at once: of many rows, and of so few that y is turned. Of
+    narrow types nothing follows."""
     target, wide = backends.get(backend).target, computed_in(np.dtype(dtype))  # type: ignore[attr-defined]
-    epilogue = Epilogue(scale=True, residual=True, relu=True, mask=True, moments=True, sums=True)
+    follows = wide == dtype
+    epilogue = Epilogue(*[follows] * len(Epilogue._fields))
     for rows, inner, columns in ((45, 35, 19), (7, 150, 133)):
         print("product", rows, dtype, flush=True)
         whole = [np.ones(s, dtype) for s in ((rows, inner), (columns, inner), (columns,))]
@@ -218,13 +220,17 @@ def products(backend: str, dtype: str) -> None:
             whole.append(np.ones((rows, columns), dtype) if name in IMAGES else each)
         arrays = [guarded_copy(a) for a in whole]
         plan = linear(target, *[Spec(a.shape, a.dtype) for a in arrays[:3]], epilogue=epilogue)
-        assert plan is not None and (plan(*arrays) == max(0, inner + 3)).all()
+        expected = inner + 1 + 2 * follows
+        assert plan is not None and (plan(*arrays) == expected).all()
+        for left in (whole[0], np.asfortranarray(whole[0])):
+            x, w = guarded_copy(left), guarded_copy(whole[1].T)
+            product = matmul(target, Spec(x.shape, x.dtype), Spec(w.shape, w.dtype))
+            assert product is not None and (product(x, w) == inner).all()
 
 
 def run(backend: str, dtype: str) -> None:
     """Run everything forward and backward in one type."""
-    if computed_in(np.dtype(dtype)) == dtype:  # of narrow types there is none with an epilogue
-        products(backend, dtype)
+    products(backend, dtype)
     for name, arrays, function in calls(dtype):
         print(name, dtype, flush=True)
         with context.using(backend=backend, ledger=ag.Ledger()):
