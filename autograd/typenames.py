@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from .dtypes import BOOL, FLOAT32, FLOAT64, INT8, INT64, UINT8, DType
+from .dtypes import BOOL, FLOAT32, FLOAT64, INT8, INT64, UINT8, DType, as_dtype, is_narrow
 
 __all__ = [
     "double",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 dtype = np.dtype
-finfo, iinfo = np.finfo, np.iinfo
+iinfo = np.iinfo
 float16 = half = np.dtype(np.float16)
 float32 = float = FLOAT32
 float64 = double = FLOAT64
@@ -45,3 +48,10 @@ int64 = long = INT64
 bool: DType = BOOL
 e, inf, nan, pi = math.e, math.inf, math.nan, math.pi
 newaxis = None
+
+
+def finfo(type: npt.DTypeLike = FLOAT32) -> Any:
+    """Return the limits of a floating-point type, such as `min` and `eps`, as NumPy's or, for
+    bfloat16, ml_dtypes' finfo has them. ValueError for a type of another kind."""
+    kind = as_dtype(type)
+    return import_module("ml_dtypes").finfo(kind) if is_narrow(kind) else np.finfo(kind)

@@ -240,7 +240,7 @@ def _(dy: Value, x: Value) -> Value:
 
 def _sums(x: NDArray, axis: int) -> NDArray:
     """Return sums along an axis, which stays as an axis of extent 1."""
-    return np.expand_dims(sum_over(x, (axis,)), axis)
+    return np.expand_dims(sum_over(x, (axis % x.ndim,)), axis)
 
 
 def sum_less_one(powers: NDArray, axis: int) -> NDArray:

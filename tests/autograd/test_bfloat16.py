@@ -271,6 +271,17 @@ def test_autocast_has_torchs_other_arguments_and_questions() -> None:
         ag.autocast("xpu", dtype=BF16)
 
 
+def test_finfo_knows_it_and_its_least_number_masks() -> None:
+    limits = ag.finfo(ag.bfloat16)
+    assert limits.eps == 2**-7 and limits.bits == 16 and limits.max == -limits.min > 3.3e38
+    assert ag.finfo().eps == ag.finfo("float32").eps == 2**-23
+    scores = ag.tensor([[1.0, 2.0], [3.0, 4.0]]).bfloat16()
+    masked = scores.masked_fill(ag.tensor([[False, True], [False, False]]), limits.min)
+    assert masked.dtype == BF16 and masked.softmax(-1).tolist()[0] == [1.0, 0.0]
+    with pytest.raises(ValueError, match="not inexact"):
+        ag.finfo(ag.int32)
+
+
 def test_a_scaler_of_gradients_leaves_them_as_they_are() -> None:
     w, scaler = ag.nn.Parameter(ag.ones(2)), ag.amp.GradScaler("cpu", init_scale=2.0**16)
     optimizer = ag.optim.SGD([w], 0.5)

@@ -115,6 +115,29 @@ def test_sums_of_powers_at_infinity() -> None:
     assert ag.logsumexp(ag.zeros(0, 2), 0).tolist() == [-np.inf] * 2
 
 
+@pytest.mark.parametrize("shape", [(65,), (3, 777), (777, 3), (2, 130, 5), (70, 2, 200)])
+def test_reductions_over_axes_longer_than_a_block_of_sums(
+    shape: tuple[int, ...], backend: str
+) -> None:
+    numbers = np.random.default_rng(0).normal(size=shape)
+    for axis in [*range(-len(shape), len(shape))]:
+        x = ag.tensor(numbers, requires_grad=True)
+        total = np.log(np.exp(numbers).sum(axis))
+        power = np.exp(numbers) / np.exp(numbers).sum(axis, keepdims=True)
+        y = ag.logsumexp(x, axis)
+        y.sum().backward()
+        assert x.grad is not None
+        np.testing.assert_allclose(y.numpy(), total)
+        np.testing.assert_allclose(x.grad.numpy(), power, rtol=1e-6)
+        np.testing.assert_allclose(ag.softmax(x, axis).numpy(), power)
+        np.testing.assert_allclose(ag.log_softmax(x, axis).numpy(), np.log(power), atol=1e-12)
+        for name in ("sum", "mean", "std", "prod", "amax", "amin", "cumsum", "norm"):
+            ours = getattr(ag, name)(x, dim=axis).numpy()
+            options = {"ddof": 1} if name == "std" else {}
+            theirs = np.linalg.norm if name == "norm" else getattr(np, name)
+            np.testing.assert_allclose(ours, theirs(numbers, axis=axis, **options), rtol=1e-9)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_the_most_frequent_values_are_torchs(dim: int) -> None:
