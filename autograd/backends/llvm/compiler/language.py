@@ -335,7 +335,7 @@ class KernelBuilder:
         """Return vectors that LLVM computes all before what follows, where numbers are rounded by
         many instructions: it would finish one sum after the other otherwise, and run out of
         registers for their common factors."""
-        if not self.by_pairs:
+        if not self.by_pairs or len(values) < 2:
             return [*values]
         kinds = [self.wide] * len(values)
         asm = ir.InlineAsm(

@@ -29,6 +29,7 @@ KINDS = ("auto", "direct", "winograd")
 NARROW = [
     *(f"llvm:{kind}" for kind in KINDS[1:]),  # of which "auto" is one or the other
     *["llvm:tiles=emulated"] * ("avx512" in targets.available()),
+    *["llvm:tiles=off", "llvm:avx2"] * ("avx2" in targets.available()),
 ]
 # Narrower registers hold either type in the same way: float32 suffices.
 RUNS = [
